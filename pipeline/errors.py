@@ -1,0 +1,5 @@
+"""The one exception of the package: told to the user in one line, with the next command to try."""
+
+
+class PipelineError(Exception):
+    """A domain error: value, limit, next command."""

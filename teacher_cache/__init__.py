@@ -1,0 +1,1 @@
+"""The teacher cache: which tokens could have stood there, stored once and never edited."""
