@@ -50,10 +50,14 @@ class ConformerConfig:
 
     def __post_init__(self) -> None:
         if self.model_dim % (2 * self.num_heads):
-            raise ValueError(f"model_dim {self.model_dim} must be divisible by twice num_heads {self.num_heads}")
+            raise ValueError(
+                f"model_dim {self.model_dim} must be divisible by twice num_heads {self.num_heads}"
+            )
         if self.conv_kernel_frames % 2 == 0:
             raise ValueError(f"conv_kernel_frames {self.conv_kernel_frames} must be odd")
-        if list(self.taps) != sorted(set(self.taps)) or not all(1 <= tap < self.num_layers for tap in self.taps):
+        if list(self.taps) != sorted(set(self.taps)) or not all(
+            1 <= tap < self.num_layers for tap in self.taps
+        ):
             raise ValueError(f"taps {self.taps} must ascend within 1..{self.num_layers - 1}")
 
 
@@ -141,7 +145,9 @@ class TrainerConfig:
                 f"micro_batch_seconds {self.micro_batch_seconds} exceeds batch_seconds {self.batch_seconds}"
             )
         if self.max_steps < 1 or self.warmup_steps < 0:
-            raise ValueError(f"max_steps {self.max_steps}, warmup_steps {self.warmup_steps}: must be positive")
+            raise ValueError(
+                f"max_steps {self.max_steps}, warmup_steps {self.warmup_steps}: must be positive"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

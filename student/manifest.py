@@ -42,7 +42,9 @@ def read_manifest(path: Path) -> list[Utterance]:
             entry = json.loads(line)
             utterances.append(Utterance(**{name: entry[name] for name in known & entry.keys()}))
         except (json.JSONDecodeError, TypeError) as error:
-            raise StudentError(f"{path}:{number}: not an utterance ({error}); rerun `bert2ctc data prepare`") from None
+            raise StudentError(
+                f"{path}:{number}: not an utterance ({error}); rerun `bert2ctc data prepare`"
+            ) from None
     return utterances
 
 

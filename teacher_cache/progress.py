@@ -1,0 +1,77 @@
+"""Progress with time left: a bar on a terminal, a plain line every 30 seconds anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_LINE_SECONDS = 30.0
+
+Advance = Callable[..., None]  # advance(amount=1, note="")
+
+
+@contextmanager
+def progress(title: str, total: float, unit: str = "") -> Iterator[Advance]:
+    """Yield `advance(amount=1, note="")`; everything is written to standard error.
+
+    rich honours NO_COLOR by itself.
+    """
+    if sys.stderr.isatty():
+        with _bar(title, total, unit) as advance:
+            yield advance
+    else:
+        yield _plain_lines(title, total, unit)
+
+
+@contextmanager
+def _bar(title: str, total: float, unit: str) -> Iterator[Advance]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(amount: float = 1, note: str = "") -> None:
+            bar.advance(task, amount)
+            if note:
+                bar.update(task, note=note)
+
+        yield advance
+
+
+def _plain_lines(title: str, total: float, unit: str) -> Advance:
+    started = last_line = time.monotonic()
+    done = 0.0
+
+    def advance(amount: float = 1, note: str = "") -> None:
+        nonlocal done, last_line
+        done += amount
+        now = time.monotonic()
+        if now - last_line >= PLAIN_LINE_SECONDS or (done >= total and done - amount < total):
+            last_line = now
+            left = (now - started) * (total - done) / done if done else 0.0
+            line = (
+                f"{title}: {done:,.0f}/{total:,.0f} {unit}, {now - started:.0f} s elapsed, {left:.0f} s left"
+            )
+            print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return advance
