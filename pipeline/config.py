@@ -1,4 +1,4 @@
-"""TOML -> the frozen dataclasses that the stages own. An unknown key is an error that names the nearest known one."""
+"""TOML to the frozen dataclasses that the stages own; an unknown key is an error that names the nearest one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

@@ -1,0 +1,30 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import tiny_bert
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random-weight BERT that no test may change."""
+    return tiny_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real LibriSpeech beside the project; skipped with a reason where the variable is unset."""
+    folder = os.environ.get("BERT2CTC_TEST_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("BERT2CTC_TEST_DATA names no folder of real LibriSpeech speech")
+    return Path(folder)
