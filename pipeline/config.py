@@ -1,4 +1,4 @@
-"""TOML to the frozen dataclasses that the stages own; an unknown key is an error that names the nearest one."""
+"""TOML to the frozen dataclasses that the stages own; an unknown key is an error naming the nearest one."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ class SplitConfig:
 class DataConfig:
     """The corpus, what counts as a valid utterance, and the CTC units."""
 
-    corpus: str = ""
+    corpus: str = ""  # a folder below the data root
     splits: Mapping[str, SplitConfig]
+    download: tuple[str, ...] = ()  # LibriSpeech subsets that `bert2ctc data download` fetches
     sample_rate_hz: int = 16_000
     min_seconds: float = 0.2
     max_seconds: float = 40.0

@@ -57,7 +57,7 @@ def tiny_bert(folder: Path, seed: int = 0, words: Sequence[str] = WORDS, max_pos
 def write_corpus(
     root: Path, texts: Sequence[str], seed: int = 0, suffix: str = "flac", folder: str = "train"
 ) -> Path:
-    """A LibriSpeech-layout folder of noise bursts, one tone per letter, so that there is something to learn."""
+    """A LibriSpeech-layout folder of tones, one pitch per letter, so that there is something to learn."""
     chapters: dict[Path, list[str]] = {}
     for index, text in enumerate(texts):
         speaker, chapter = 100 + index % 3, 7

@@ -1,0 +1,166 @@
+"""The command `bert2ctc`: parsing and error text only; everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli_cache import cache
+from pipeline.console import DomainErrorGroup, config_argument, emit, json_option, set_option, with_roots
+from pipeline.roots import Roots
+
+
+@click.group(cls=DomainErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bert2ctc")
+def main() -> None:
+    """A masked language model's knowledge inside a CTC recogniser.
+
+    CONFIG is a shipped config's name (demo, librispeech-mini, librispeech-100, ...) or a TOML file.
+    """
+
+
+@main.group()
+def data() -> None:
+    """Corpora: fetch, make, validate."""
+
+
+@data.command("download")
+@click.argument("subsets", nargs=-1)
+@click.option("--config", "config_reference", help="fetch what this config names")
+@click.option("--base-url", default="", help="a mirror of openslr.org/resources/12")
+@click.option("--lm-text", is_flag=True, help="the 803 million words of the LibriSpeech LM corpus too")
+@click.option("--dry-run", is_flag=True, help="sizes and free space only")
+@with_roots("data")
+@json_option
+def data_download(as_json: bool, **options: Any) -> None:
+    """Fetch LibriSpeech SUBSETS below the data root, verified and extracted."""
+    from pipeline.stages import download_corpus
+
+    emit(*_shown(download_corpus(**options), as_json))
+
+
+@data.command("demo")
+@config_argument
+@set_option
+@with_roots("data")
+@json_option
+def data_demo(config: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
+    """Make the synthetic corpus of CONFIG below the data root."""
+    from pipeline.config import load_config
+    from pipeline.stages import make_demo_corpus
+
+    emit(*_shown(make_demo_corpus(load_config(config, overrides), roots), as_json))
+
+
+@data.command("prepare")
+@config_argument
+@set_option
+@click.option("--leave-out-bad", is_flag=True, help="leave bad utterances out instead of stopping")
+@with_roots("data", "runs")
+@json_option
+def data_prepare(
+    config: str, overrides: tuple[str, ...], leave_out_bad: bool, roots: Roots, as_json: bool
+) -> None:
+    """Validate every utterance of CONFIG, write manifests, train the CTC units."""
+    from pipeline.config import load_config
+    from pipeline.stages import prepare_data
+
+    emit(*_shown(prepare_data(load_config(config, overrides), roots, leave_out_bad), as_json))
+
+
+@main.group()
+def teacher() -> None:
+    """The masked language model that labels the transcripts."""
+
+
+@teacher.command("train")
+@config_argument
+@set_option
+@with_roots("data", "runs", "scratch")
+@json_option
+def teacher_train(config: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
+    """Train or adapt the masked language model of CONFIG; never on transcripts that it will label."""
+    from pipeline.config import load_config
+    from pipeline.stages import train_teacher
+
+    emit(*_shown(train_teacher(load_config(config, overrides), roots), as_json))
+
+
+@main.command("train")
+@config_argument
+@set_option
+@click.option("--run-dir", type=click.Path(path_type=Path), help="default: <runs root>/<config name>")
+@click.option(
+    "--cache", "cache_reference", default="", help="a fingerprint, a name or a path; default: the config's"
+)
+@with_roots("data", "cache", "runs")
+@json_option
+def train(
+    config: str,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    cache_reference: str,
+    roots: Roots,
+    as_json: bool,
+) -> None:
+    """Train the student of CONFIG against a finished teacher cache; the teacher itself is not needed."""
+    from pipeline.config import load_config
+    from pipeline.stages import train_student
+
+    loaded = load_config(config, overrides)
+    emit(*_shown(train_student(loaded, roots, run_dir or roots.runs / loaded.name, cache_reference), as_json))
+
+
+@main.command("evaluate")
+@click.argument("run")
+@click.option("--split", "splits", multiple=True, help="default: every split but train")
+@click.option("--device", default="auto", help="auto, cpu, cuda or mps")
+@with_roots("data", "runs")
+@json_option
+def evaluate(run: str, splits: tuple[str, ...], device: str, roots: Roots, as_json: bool) -> None:
+    """Decode splits with RUN's student, greedily, and count word and character errors."""
+    from pipeline.stages import evaluate_run
+
+    emit(*_shown(evaluate_run(_run_folder(run, roots), roots, splits, device), as_json))
+
+
+@main.command("transcribe")
+@click.argument("run")
+@click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--device", default="auto", help="auto, cpu, cuda or mps")
+@with_roots("runs")
+@json_option
+def transcribe(run: str, audio: tuple[Path, ...], device: str, roots: Roots, as_json: bool) -> None:
+    """Write down what is said in AUDIO files with RUN's student."""
+    from pipeline.stages import transcribe_files
+
+    emit(*_shown(transcribe_files(_run_folder(run, roots), audio, device), as_json))
+
+
+@main.command("experiment")
+@click.argument("ladder", default="demo")
+@set_option
+@with_roots("data", "cache", "runs", "scratch")
+@json_option
+def experiment(ladder: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
+    """Several students, one cache, one table: run what LADDER lists, reusing all that is there."""
+    from pipeline.experiment import run_experiment
+
+    emit(*_shown(run_experiment(ladder, roots, overrides), as_json))
+
+
+def _run_folder(run: str, roots: Roots) -> Path:
+    """A run is a folder, or the name of one below the runs root."""
+    return Path(run) if Path(run).is_dir() else roots.runs / run
+
+
+def _shown(report: Any, as_json: bool) -> tuple[Any, bool, Any]:
+    return report.result, as_json, report.lines
+
+
+main.add_command(cache)
+
+if __name__ == "__main__":
+    main()

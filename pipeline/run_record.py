@@ -1,0 +1,103 @@
+"""run.json beside every output: what was asked, with which code and versions, and how it ended."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import differing_keys
+from pipeline.errors import PipelineError
+
+RECORD_NAME = "run.json"
+_DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """The code's git commit ("" outside a checkout), whether it had changes, the versions and the machine."""
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {name: _version(name) for name in _DISTRIBUTIONS},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of an output folder, or None where there is none. Raises PipelineError for a damaged one."""
+    path = folder / RECORD_NAME
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise PipelineError(f"{path}: damaged ({error}); move {folder} away and start again") from None
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record whole or not at all."""
+    write_json(folder / RECORD_NAME, record)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write one JSON document whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def claim_run(folder: Path, tables: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The record to go on with: a new one, or the one that stands there with an equal config.
+
+    tables : the resolved config; facts : what a new record holds beside it
+    Raises PipelineError where the folder belongs to a run with another config, or to no run at all.
+    """
+    record = read_record(folder)
+    if record is None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise PipelineError(
+                f"{folder}: holds files but no {RECORD_NAME}; choose another folder with RUN="
+            )
+        record = {"config": dict(tables), **facts, **provenance(), "state": "started"}
+        write_record(folder, record)
+        return record
+    differences = differing_keys(record["config"], tables)
+    if differences:
+        raise PipelineError(
+            f"{folder}: was started with another config ({'; '.join(differences)}); "
+            f"nothing was changed; start a new run with RUN={_free_name(folder)}"
+        )
+    return record
+
+
+def _free_name(folder: Path) -> Path:
+    number = 2
+    while folder.with_name(f"{folder.name}-{number}").exists():
+        number += 1
+    return folder.with_name(f"{folder.name}-{number}")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

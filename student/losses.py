@@ -1,0 +1,52 @@
+"""Losses as pure functions of tensors: sums over tokens, so that the caller divides by a global count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def ctc_loss(logits: Tensor, frame_lengths: Tensor, units: Tensor, unit_lengths: Tensor) -> Tensor:
+    """Connectionist temporal classification (Graves et al. 2006), in nats, summed over utterances.
+
+    logits : (B, T', num_units), blank id 0     frame_lengths, unit_lengths : int64 (B,)
+    units : int64 (B, L)
+    Infinite where an utterance has more units and repeats than frames: the dataset leaves those out.
+    """
+    log_probs = functional.log_softmax(logits.float(), dim=-1).transpose(0, 1)
+    return functional.ctc_loss(log_probs, units, frame_lengths, unit_lengths, reduction="sum")
+
+
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Cross-entropy against (1 - s) of the target and s spread evenly over all V outputs, in nats, summed.
+
+    logits : (B, U, V)     targets : int64 (B, U), -100 as padding
+    """
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1),
+        targets.flatten(),
+        ignore_index=-100,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+
+
+def distillation_loss(
+    logits: Tensor,
+    top_indices: Tensor,
+    top_logprobs: Tensor,
+    tail_logprob: Tensor | None,
+    mask: Tensor,
+    temperature: float,
+) -> Tensor:
+    """T^2 KL(teacher || student) in nats, summed over tokens, the teacher known by its top k and a tail.
+
+    logits : (B, U, V)     top_indices : int64 (B, U, k)     mask : bool (B, U), True on real tokens
+    top_logprobs : (B, U, k), the teacher's at this temperature; -inf: no candidate, contributes 0
+    tail_logprob : (B, U), the teacher's mass elsewhere, compared as one bucket with the student's mass
+        on all its other outputs; None renormalises the teacher over its candidates instead
+    The student is always normalised over all V. T^2 keeps gradients on the scale of the hard
+    labels' (Hinton et al. 2015, section 2). 0 with a live graph where the mask is empty.
+    """
+    raise NotImplementedError

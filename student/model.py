@@ -1,0 +1,121 @@
+"""The whole student as tensors in, tensors out: losses live elsewhere, and decoders leave before inference."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from student.attention_decoder import AttentionDecoder
+from student.config import StudentConfig
+from student.conformer import Conformer, EncoderOutput
+from student.errors import StudentError
+from student.features import LogMel
+
+
+class StudentOutput(NamedTuple):
+    """What a forward pass yields, by layer (1-based; the final layer is `num_layers`).
+
+    ctc_logits : (B, T', num_units) of the final layer, and of the taps where they are trained by CTC
+    decoder_logits : (B, U + 1, num_pieces); empty where no piece inputs were given
+    frame_lengths : int64 (B,), frames of 40 ms
+    """
+
+    ctc_logits: dict[int, Tensor]
+    decoder_logits: dict[int, Tensor]
+    frame_lengths: Tensor
+
+
+class Bert2CTC(nn.Module):
+    """Log-mel features, Conformer, one CTC head for every tap, and decoders that only training uses.
+
+    num_units : CTC outputs, blank included (id 0)
+    num_pieces : outputs of the attention decoders, <eos> included; None builds no decoder
+    """
+
+    def __init__(self, config: StudentConfig, num_units: int, num_pieces: int | None) -> None:
+        super().__init__()
+        self.config, self.num_units, self.num_pieces = config, num_units, num_pieces
+        width = config.conformer.model_dim
+        self.features = LogMel(config.features)
+        self.encoder = Conformer(config.conformer, config.features.mel_bins)
+        self.ctc_head = nn.Linear(width, num_units)
+        self.condition = nn.Linear(num_units, width) if config.conformer.self_conditioning else None
+        self.decoders = nn.ModuleDict()
+        if num_pieces is not None and config.objective.uses_attention:
+            names = ["shared"] if config.decoder.shared else [str(layer) for layer in self.decoded_layers]
+            self.decoders.update(
+                {name: AttentionDecoder(config.decoder, width, num_pieces) for name in names}
+            )
+
+    @property
+    def ctc_layers(self) -> tuple[int, ...]:
+        """Layers that CTC trains, final one last."""
+        taps = self.config.conformer.taps if self.config.objective.intermediate_ctc_weight > 0 else ()
+        return (*taps, self.config.conformer.num_layers)
+
+    @property
+    def decoded_layers(self) -> tuple[int, ...]:
+        """Layers that an attention decoder listens to, final one last."""
+        taps = self.config.conformer.taps if self.config.objective.attention_on_taps else ()
+        return (*taps, self.config.conformer.num_layers)
+
+    def forward(
+        self, features: Tensor, frame_lengths: Tensor, piece_inputs: Tensor | None = None
+    ) -> StudentOutput:
+        """Logits of every trained layer for normalised log-mel features.
+
+        features : float (B, T, mel_bins)     frame_lengths : int64 (B,), frames of 10 ms
+        piece_inputs : int64 (B, U + 1), <eos> (as start) and the transcript's pieces; any valid id as padding
+        """
+        encoded = self.encode(features, frame_lengths)
+        ctc_logits = {layer: self.ctc_logits(encoded.hidden[layer]) for layer in self.ctc_layers}
+        decoder_logits = {} if piece_inputs is None else self.decode(encoded, piece_inputs)
+        return StudentOutput(ctc_logits, decoder_logits, encoded.frame_lengths)
+
+    def encode(self, features: Tensor, frame_lengths: Tensor) -> EncoderOutput:
+        """Hidden states of the taps and the final layer, (B, T', model_dim) each."""
+        return self.encoder(features, frame_lengths, self._conditioning if self.condition else None)
+
+    def ctc_logits(self, hidden: Tensor) -> Tensor:
+        """Unnormalised scores of the units, (B, T', num_units), of any layer's hidden state."""
+        logits: Tensor = self.ctc_head(hidden)
+        return logits
+
+    def decode(self, encoded: EncoderOutput, piece_inputs: Tensor) -> dict[int, Tensor]:
+        """Teacher-forced decoder logits by layer, (B, U + 1, num_pieces).
+
+        A shared decoder runs once, over the layers stacked along the batch.
+        """
+        if not self.decoders:
+            raise StudentError("this model has no decoders; train it with objective.ctc_weight below 1")
+        layers = self.decoded_layers
+        if not self.config.decoder.shared:
+            return {
+                layer: self.decoders[str(layer)](piece_inputs, encoded.hidden[layer], encoded.frame_lengths)
+                for layer in layers
+            }
+        stacked = self.decoders["shared"](
+            piece_inputs.repeat(len(layers), 1),
+            torch.cat([encoded.hidden[layer] for layer in layers]),
+            encoded.frame_lengths.repeat(len(layers)),
+        )
+        return dict(zip(layers, stacked.chunk(len(layers)), strict=True))
+
+    def for_inference(self) -> Bert2CTC:
+        """A copy in eval mode that holds features, encoder and CTC head, and none of the decoders' weights."""
+        model = Bert2CTC(self.config, self.num_units, None)
+        model.load_state_dict(inference_state(self.state_dict()))
+        return model.to(self.ctc_head.weight.device).eval()
+
+    def _conditioning(self, hidden: Tensor) -> Tensor:
+        """What self-conditioning adds to a tap (Nozaki and Komatsu 2021, equation 12)."""
+        assert self.condition is not None
+        conditioning: Tensor = self.condition(self.ctc_logits(hidden).softmax(dim=-1))
+        return conditioning
+
+
+def inference_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a `Bert2CTC` state that `Bert2CTC(config, num_units, None)` loads."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith("decoders.")}
