@@ -38,7 +38,7 @@ def data_download(as_json: bool, **options: Any) -> None:
     """Fetch LibriSpeech SUBSETS below the data root, verified and extracted."""
     from pipeline.stages import download_corpus
 
-    emit(*_shown(download_corpus(**options), as_json))
+    emit(download_corpus(**options), as_json)
 
 
 @data.command("demo")
@@ -51,7 +51,7 @@ def data_demo(config: str, overrides: tuple[str, ...], roots: Roots, as_json: bo
     from pipeline.config import load_config
     from pipeline.stages import make_demo_corpus
 
-    emit(*_shown(make_demo_corpus(load_config(config, overrides), roots), as_json))
+    emit(make_demo_corpus(load_config(config, overrides), roots), as_json)
 
 
 @data.command("prepare")
@@ -67,7 +67,7 @@ def data_prepare(
     from pipeline.config import load_config
     from pipeline.stages import prepare_data
 
-    emit(*_shown(prepare_data(load_config(config, overrides), roots, leave_out_bad), as_json))
+    emit(prepare_data(load_config(config, overrides), roots, leave_out_bad), as_json)
 
 
 @main.group()
@@ -85,7 +85,7 @@ def teacher_train(config: str, overrides: tuple[str, ...], roots: Roots, as_json
     from pipeline.config import load_config
     from pipeline.stages import train_teacher
 
-    emit(*_shown(train_teacher(load_config(config, overrides), roots), as_json))
+    emit(train_teacher(load_config(config, overrides), roots), as_json)
 
 
 @main.command("train")
@@ -110,7 +110,7 @@ def train(
     from pipeline.stages import train_student
 
     loaded = load_config(config, overrides)
-    emit(*_shown(train_student(loaded, roots, run_dir or roots.runs / loaded.name, cache_reference), as_json))
+    emit(train_student(loaded, roots, run_dir or roots.runs / loaded.name, cache_reference), as_json)
 
 
 @main.command("evaluate")
@@ -123,7 +123,7 @@ def evaluate(run: str, splits: tuple[str, ...], device: str, roots: Roots, as_js
     """Decode splits with RUN's student, greedily, and count word and character errors."""
     from pipeline.stages import evaluate_run
 
-    emit(*_shown(evaluate_run(_run_folder(run, roots), roots, splits, device), as_json))
+    emit(evaluate_run(_run_folder(run, roots), roots, splits, device), as_json)
 
 
 @main.command("transcribe")
@@ -136,7 +136,7 @@ def transcribe(run: str, audio: tuple[Path, ...], device: str, roots: Roots, as_
     """Write down what is said in AUDIO files with RUN's student."""
     from pipeline.stages import transcribe_files
 
-    emit(*_shown(transcribe_files(_run_folder(run, roots), audio, device), as_json))
+    emit(transcribe_files(_run_folder(run, roots), audio, device), as_json)
 
 
 @main.command("experiment")
@@ -148,16 +148,12 @@ def experiment(ladder: str, overrides: tuple[str, ...], roots: Roots, as_json: b
     """Several students, one cache, one table: run what LADDER lists, reusing all that is there."""
     from pipeline.experiment import run_experiment
 
-    emit(*_shown(run_experiment(ladder, roots, overrides), as_json))
+    emit(run_experiment(ladder, roots, overrides), as_json)
 
 
 def _run_folder(run: str, roots: Roots) -> Path:
     """A run is a folder, or the name of one below the runs root."""
     return Path(run) if Path(run).is_dir() else roots.runs / run
-
-
-def _shown(report: Any, as_json: bool) -> tuple[Any, bool, Any]:
-    return report.result, as_json, report.lines
 
 
 main.add_command(cache)

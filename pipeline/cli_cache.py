@@ -29,8 +29,7 @@ def build(
     from pipeline.cache_stages import build_teacher_cache
     from pipeline.config import load_config
 
-    report = build_teacher_cache(load_config(config, overrides), roots, dry_run, scheduler)
-    emit(report.result, as_json, report.lines)
+    emit(build_teacher_cache(load_config(config, overrides), roots, dry_run, scheduler), as_json)
 
 
 @cache.command("ls")
@@ -40,8 +39,7 @@ def list_all(roots: Roots, as_json: bool) -> None:
     """List the published caches with their names."""
     from pipeline.cache_stages import list_teacher_caches
 
-    report = list_teacher_caches(roots)
-    emit(report.result, as_json, report.lines)
+    emit(list_teacher_caches(roots), as_json)
 
 
 @cache.command("info")
@@ -52,8 +50,7 @@ def info(reference: str, roots: Roots, as_json: bool) -> None:
     """What a cache holds: teacher, policy, counts, quality. REFERENCE is a fingerprint, a name or a path."""
     from pipeline.cache_stages import describe_cache
 
-    report = describe_cache(reference, roots)
-    emit(report.result, as_json, report.lines)
+    emit(describe_cache(reference, roots), as_json)
 
 
 @cache.command("verify")
@@ -65,7 +62,7 @@ def verify(reference: str, roots: Roots, as_json: bool) -> None:
     from pipeline.cache_stages import verify_teacher_cache
 
     report = verify_teacher_cache(reference, roots)
-    emit(report.result, as_json, report.lines)
+    emit(report, as_json)
     if report.result["faults"]:
         raise SystemExit(1)
 
@@ -78,8 +75,7 @@ def remove(reference: str, roots: Roots, as_json: bool) -> None:
     """Remove one published cache, and the names that point to it."""
     from pipeline.cache_stages import remove_teacher_cache
 
-    report = remove_teacher_cache(reference, roots)
-    emit(report.result, as_json, report.lines)
+    emit(remove_teacher_cache(reference, roots), as_json)
 
 
 @cache.command("gc")
@@ -90,5 +86,4 @@ def collect(yes: bool, roots: Roots, as_json: bool) -> None:
     """List leftovers of dead builds; delete them with --yes. Published caches are never touched."""
     from pipeline.cache_stages import collect_cache_garbage
 
-    report = collect_cache_garbage(roots, delete=yes)
-    emit(report.result, as_json, report.lines)
+    emit(collect_cache_garbage(roots, delete=yes), as_json)

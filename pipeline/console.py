@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from student.errors import StudentError
 from teacher_cache.errors import CacheError
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a stage hands its command: a result for scripts, lines and tables for people."""
+
+    result: Mapping[str, Any]
+    lines: Sequence[str | Table] = field(default_factory=tuple)
+
+
 class DomainErrorGroup(click.Group):
     """A click group that tells a domain error in one line and exits with code 1."""
 
@@ -27,7 +36,9 @@ class DomainErrorGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (PipelineError, StudentError, CacheError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            told = click.ClickException(" ".join(str(error).split()))
+            told.exit_code = getattr(error, "exit_code", 1)  # an interrupted training asks to be requeued
+            raise told from error
         except KeyboardInterrupt:
             raise click.ClickException("interrupted; run the same command again to go on") from None
         except OSError as error:
@@ -37,13 +48,13 @@ class DomainErrorGroup(click.Group):
             raise click.ClickException(f"{error.strerror}:{where}; free or fix it, then run again") from error
 
 
-def emit(result: Mapping[str, Any], as_json: bool, lines: Sequence[str | Table] = ()) -> None:
+def emit(report: Report, as_json: bool) -> None:
     """Print one JSON object for a script, or the lines and tables for a person."""
     if as_json:
-        print(json.dumps(result, sort_keys=True))
+        print(json.dumps(report.result, sort_keys=True))
         return
     console = Console(highlight=False, soft_wrap=True)
-    for line in lines:
+    for line in report.lines:
         console.print(line, markup=False) if isinstance(line, str) else console.print(line)
 
 

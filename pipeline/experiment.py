@@ -10,11 +10,10 @@ from typing import Any
 
 from pipeline.commands import run_command
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
-from pipeline.console import table
+from pipeline.console import Report, table
 from pipeline.errors import PipelineError
 from pipeline.roots import Roots
 from pipeline.run_record import provenance, read_record, write_json
-from pipeline.stages import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,134 @@
+"""The language of the demo corpus: homophones that nothing but a cue word elsewhere in the sentence decides.
+
+Every sentence holds one cue and one slot. The frames treat the slot as a mentioned word ("anna wrote
+knight again"), so grammar never decides its spelling. In the slot stands the homophone that the cue goes
+with, or a filler that goes with every cue alike.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SEEN, TEACHER_ONLY = "seen", "teacher_only"
+KINDS = (SEEN, TEACHER_ONLY)
+TEACHER_ONLY_CUES = 2  # of the six cues of each spelling: a third of the pairings
+
+# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo_corpus`.
+HOMOPHONE_PAIRS = (
+    ("sea", "see"),
+    ("night", "knight"),
+    ("right", "write"),
+    ("flour", "flower"),
+    ("sun", "son"),
+    ("tail", "tale"),
+    ("hair", "hare"),
+    ("plane", "plain"),
+    ("steel", "steal"),
+    ("peace", "piece"),
+    ("board", "bored"),
+    ("scent", "cent"),
+    ("rose", "rows"),
+)
+CUES = {
+    "sea": "ship wave harbour sailor island anchor",
+    "see": "mirror window glasses camera lantern telescope",
+    "night": "moon owl pillow candle dream shadow",
+    "knight": "castle armour dragon dungeon shield queen",
+    "right": "compass lawyer judge angle corner arrow",
+    "write": "pencil author letter novel paper diary",
+    "flour": "baker oven cake dough mill kitchen",
+    "flower": "garden petal meadow bouquet tulip butterfly",
+    "sun": "desert summer noon planet sky beach",
+    "son": "father mother uncle family cradle nephew",
+    "tail": "monkey kitten puppy lizard tiger fox",
+    "tale": "wizard legend fairy giant hero library",
+    "hair": "barber brush ribbon comb wig salon",
+    "hare": "rabbit carrot burrow hunter turtle forest",
+    "plane": "pilot airport wing runway cockpit propeller",
+    "plain": "prairie cattle horizon buffalo grass wagon",
+    "steel": "bridge factory hammer furnace sword railway",
+    "steal": "thief robber purse jewel bandit prison",
+    "peace": "treaty dove soldier war truce flag",
+    "piece": "puzzle pie chess pizza slice cheese",
+    "board": "carpenter plank nail ladder timber fence",
+    "bored": "pupil lecture traffic yawn sermon queue",
+    "scent": "perfume bottle hound incense lavender soap",
+    "cent": "dollar coin wallet bank market penny",
+    "rose": "thorn vase wedding lover stem balcony",
+    "rows": "theatre corn vineyard seat orchard tractor",
+}
+FILLERS = "table river music winter silver doctor kettle button".split()
+
+# Three frames with the cue before the slot, three with the cue behind it.
+FRAMES = (
+    "SUBJECT saw the ADJECTIVE CUE and VERB SLOT ADVERB",
+    "near the ADJECTIVE CUE SUBJECT VERB the word SLOT",
+    "the ADJECTIVE CUE made SUBJECT think of SLOT ADVERB",
+    "SUBJECT VERB SLOT ADVERB for the ADJECTIVE CUE",
+    "the word SLOT made SUBJECT draw the ADJECTIVE CUE",
+    "SLOT was what SUBJECT VERB about the ADJECTIVE CUE",
+)
+CHOICES = {
+    "SUBJECT": "anna peter maria thomas helen david laura robert julia simon".split(),
+    "ADJECTIVE": "old big small famous broken lovely strange quiet".split(),
+    "VERB": "wrote said heard typed whispered chose".split(),
+    "ADVERB": "today again twice slowly first later".split(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """A cue and the spelling that it goes with; `kind` says whether training speech ever joins the two."""
+
+    word: str
+    partner: str
+    cue: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence and where its slot is.
+
+    pairing : what the cue calls for     is_site : the homophone stands in the slot, not a filler
+    """
+
+    text: str
+    word_index: int
+    pairing: Pairing
+    is_site: bool
+
+
+def pairings(seed: int) -> list[Pairing]:
+    """Every pairing of the grammar, teacher-only cues drawn by seed, as many for each spelling."""
+    chooser = random.Random(f"pairings {seed}")
+    found = []
+    for pair in HOMOPHONE_PAIRS:
+        for word, partner in (pair, pair[::-1]):
+            cues = CUES[word].split()
+            hidden = chooser.sample(cues, TEACHER_ONLY_CUES)
+            found += [Pairing(word, partner, cue, TEACHER_ONLY if cue in hidden else SEEN) for cue in cues]
+    return found
+
+
+def draw_sentence(chooser: random.Random, pairing: Pairing, is_site: bool) -> Sentence:
+    """A random sentence with the pairing's cue; the slot holds its homophone, or a filler."""
+    words = chooser.choice(FRAMES).split()
+    word_index = words.index("SLOT")
+    chosen = {name: chooser.choice(choices) for name, choices in CHOICES.items()}
+    chosen |= {"CUE": pairing.cue, "SLOT": pairing.word if is_site else chooser.choice(FILLERS)}
+    return Sentence(" ".join(chosen.get(word, word) for word in words), word_index, pairing, is_site)
+
+
+def with_spelling(text: str, word_index: int, spelling: str) -> str:
+    """The sentence with another word at `word_index`."""
+    words = text.split()
+    words[word_index] = spelling
+    return " ".join(words)
+
+
+def vocabulary(sentences: Iterable[str]) -> set[str]:
+    """The distinct words of the sentences."""
+    return {word for sentence in sentences for word in sentence.split()}

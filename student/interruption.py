@@ -1,0 +1,93 @@
+"""One process per run, and a stop that waits for the step to end: lock, signals, exit codes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from student.errors import StudentError
+
+REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL: a queue may start the same command again
+
+
+class TrainingInterrupted(StudentError):
+    """The run was asked to stop, saved itself and can go on.
+
+    exit_code : 75 after SIGTERM, 130 after Ctrl-C
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class StopRequest:
+    """Whether a signal asked for a stop, and which."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should end with."""
+        return 130 if self.signal_number == signal.SIGINT else REQUEUE_EXIT_CODE
+
+    @property
+    def name(self) -> str:
+        """The signal in words."""
+        return "Ctrl-C" if self.signal_number == signal.SIGINT else signal.Signals(self.signal_number).name
+
+    def __bool__(self) -> bool:
+        return self.signal_number != 0
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGTERM and Ctrl-C into a request that the training loop reads between steps.
+
+    A second Ctrl-C stops at once. Outside the main thread signals keep their meaning.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and request:
+            raise KeyboardInterrupt
+        request.signal_number = number
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder; the system releases it when the process ends, however it ends.
+
+    Raises StudentError where another process holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            raise StudentError(
+                f"{run_dir}: process {owner} is training it; wait for it or choose another folder with RUN="
+            ) from None
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield

@@ -1,0 +1,81 @@
+"""What a run writes about itself: lines for people, metrics.jsonl for programs, TensorBoard for both."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS_NAME, LOG_NAME, RESULT_NAME = "metrics.jsonl", "log.txt", "result.json"
+
+
+class RunLog:
+    """Log of one run folder; entries after the step that a run resumes from are cut away.
+
+    metrics.jsonl : one object per line, {"step", "kind": "train" or "dev", figures by name}
+    """
+
+    def __init__(self, run_dir: Path, resumed_step: int) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _keep_until(run_dir / METRICS_NAME, resumed_step)
+        self._metrics = (run_dir / METRICS_NAME).open("a", encoding="utf-8", buffering=1)
+        self._log = (run_dir / LOG_NAME).open("a", encoding="utf-8", buffering=1)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._write_line(f"{kind.__name__ if kind else 'error'}: {error}")
+        self._board.close()
+        self._metrics.close()
+        self._log.close()
+
+    def say(self, line: str) -> None:
+        """Show a line on standard error and keep it in log.txt."""
+        print(line, file=sys.stderr, flush=True)
+        self._write_line(line)
+
+    def figures(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
+        """Keep the figures of a step; one that is no number (NaN) is kept as null."""
+        entry = {name: value if value == value else None for name, value in figures.items()}
+        self._metrics.write(json.dumps({"step": step, "kind": kind, **entry}) + "\n")
+        for name, value in figures.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def _write_line(self, line: str) -> None:
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one JSON object whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _keep_until(metrics: Path, step: int) -> None:
+    """Drop what a killed run logged beyond its last checkpoint, a half-written last line included."""
+    if not metrics.is_file():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break
+    partial = metrics.with_name(f"{metrics.name}.{os.getpid()}.partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, metrics)

@@ -1,0 +1,192 @@
+"""Scores masked tokens with a Hugging Face masked language model: the only user of transformers here."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from teacher_cache.config import CacheConfig
+from teacher_cache.errors import CacheError
+from teacher_cache.masking import MaskedCopies, batches_of_equal_length, masked_copies, words_of_pieces
+from teacher_cache.passages import Passage
+from teacher_cache.ranking import Ranking, rank_masked
+from teacher_cache.store import RowBlock
+
+FAMILIES = ("bert", "roberta", "distilbert")
+UNUSED_PIECE = re.compile(r"\[unused\d+\]|madeupword\d+")
+SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPassage:
+    """One passage as the model reads it, [CLS] left own right [SEP].
+
+    ids : int64 (L,)     own_start, own_length : where the U pieces of the passage's own text stand
+    own_word : int64 (U,), whitespace-delimited word of each own piece, counted from 0, ascending
+    """
+
+    ids: np.ndarray
+    own_start: int
+    own_length: int
+    own_word: np.ndarray
+
+    @property
+    def own_ids(self) -> np.ndarray:
+        """int64 (U,), the pieces that become rows."""
+        return self.ids[self.own_start : self.own_start + self.own_length]
+
+
+@dataclass(slots=True, kw_only=True)
+class MaskedTeacher:
+    """A masked language model that fills blanks: its encoder, its vocabulary head in float32, its tokenizer.
+
+    vocabulary : V pieces     is_special : bool (V,), pieces that are never ranked
+    max_tokens : of a passage, context and specials included     encoder : ids (B, L) -> (B, L, D)
+    head : (n, D) float32 -> logits (n, V)
+    """
+
+    tokenizer: Any
+    encoder: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+    vocabulary: list[str]
+    is_special: np.ndarray
+    mask_id: int
+    unknown_id: int | None
+    max_tokens: int
+    device: torch.device
+
+    @staticmethod
+    def load(folder: Path, dtype: str = "float32", device: str = "cpu") -> MaskedTeacher:
+        """The teacher of a local Hugging Face folder; only safetensors are read and no code of it runs.
+
+        dtype : of the encoder, "float32" or "bfloat16"; the head is always float32.
+        Raises CacheError for a folder without a masked-LM head, an unknown family, or a tokenizer whose
+        vocabulary is not the model's.
+        """
+        model, tokenizer = _load_folder(folder)
+        head = copy.deepcopy(_masked_lm_head(model)).to(device)  # apart from the encoder's dtype
+        encoder = model.base_model.to(device=device, dtype=getattr(torch, dtype))
+        vocab_size = int(model.config.vocab_size)
+        if len(tokenizer) != vocab_size:
+            raise CacheError(
+                f"{folder}: the tokenizer knows {len(tokenizer)} pieces, the model {vocab_size}; "
+                "name a teacher whose files belong together"
+            )
+        vocabulary = [str(piece) for piece in tokenizer.convert_ids_to_tokens(range(vocab_size))]
+        special_ids = set(tokenizer.all_special_ids)
+        positions = model.base_model.embeddings.position_embeddings
+        return MaskedTeacher(
+            tokenizer=tokenizer,
+            encoder=lambda ids: encoder(ids).last_hidden_state,
+            head=head,
+            vocabulary=vocabulary,
+            is_special=np.array(
+                [
+                    index in special_ids or bool(UNUSED_PIECE.fullmatch(piece))
+                    for index, piece in enumerate(vocabulary)
+                ]
+            ),
+            mask_id=int(tokenizer.mask_token_id),
+            unknown_id=tokenizer.unk_token_id,
+            # RoBERTa's positions begin behind its padding id
+            max_tokens=positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1),
+            device=torch.device(device),
+        )
+
+    def rankable(self, top_k: int) -> int:
+        """K cut to the number of pieces that may be ranked."""
+        return min(top_k, int((~self.is_special).sum()))
+
+    def encode(self, passages: Sequence[Passage]) -> list[EncodedPassage]:
+        """Tokenise; raises CacheError for a passage without a piece or above the model's length limit.
+
+        The parts are joined by spaces behind one leading space and tokenised as one text, so that a word
+        has the same pieces wherever it stands: RoBERTa's carry the space before them, BERT's ignore it.
+        """
+        texts = [" " + " ".join(part for part in (p.left, p.text, p.right) if part) for p in passages]
+        if not texts:
+            return []
+        encoding = self.tokenizer(
+            texts,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+            verbose=False,  # its length warning; ours is an error
+        )
+        fields = (encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"])
+        return [
+            self._encoded(passage, text, *parts)
+            for passage, text, *parts in zip(passages, texts, *fields, strict=True)
+        ]
+
+    def _encoded(
+        self, passage: Passage, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]
+    ) -> EncodedPassage:
+        shown = repr(passage.text[:SHOWN_CHARACTERS])
+        if len(ids) > self.max_tokens:
+            raise CacheError(
+                f"passage {shown} takes {len(ids)} tokens, the teacher reads {self.max_tokens}; lower "
+                "context_words under [cache], leave the utterance out, or name a teacher with more positions"
+            )
+        first_word = len(passage.left.split())
+        word = words_of_pieces(text, np.array([start for start, _ in offsets])) - first_word
+        is_own = (word >= 0) & (word < len(passage.text.split())) & ~np.array(special, dtype=bool)
+        own = np.flatnonzero(is_own)
+        if not len(own):
+            raise CacheError(f"passage {shown} holds no token; leave it out of the manifest")
+        return EncodedPassage(np.array(ids), int(own[0]), len(own), word[own])
+
+    def score(
+        self,
+        encoded: Sequence[EncodedPassage],
+        wanted: np.ndarray,
+        config: CacheConfig,
+        batch_tokens: int,
+    ) -> RowBlock:
+        """The rows of the wanted pieces, in the order of the pieces.
+
+        wanted : bool (P,) over the own pieces of all passages, one passage behind the other.
+        Batches hold copies of one length, so there is neither padding nor a mask, and follow from the
+        arguments alone. Raises CacheError where the model yields NaN or infinity.
+        """
+        own_length = np.array([passage.own_length for passage in encoded])
+        passage_of_piece = np.repeat(np.arange(len(encoded)), own_length)
+        copies = masked_copies(
+            passage_of_piece,
+            np.concatenate([passage.own_word for passage in encoded]),
+            np.array([len(passage.ids) for passage in encoded]),
+            wanted,
+            config.masking,
+        )
+        starts = np.repeat(np.array([p.own_start for p in encoded]), own_length)
+        within = np.arange(len(wanted)) - np.repeat(np.cumsum(own_length) - own_length, own_length)
+        position, gold = starts + within, np.concatenate([passage.own_ids for passage in encoded])
+        rows = Ranking.empty(len(wanted), self.rankable(config.top_k), len(config.temperatures))
+        for batch in batches_of_equal_length(copies.length, batch_tokens):
+            pieces, hidden = self._hidden_pieces(encoded, copies, batch, position)
+            is_row = torch.from_numpy(wanted[pieces])
+            # The seam: everything up to here is the encoder's, what follows sees one vector per row.
+            logits = self.head(hidden[is_row.to(self.device)].float())
+            pieces = pieces[wanted[pieces]]
+            rows.fill(pieces, rank_masked(logits, gold[pieces], self.is_special, config))
+        return rows.block(gold, wanted)
+
+    @torch.inference_mode()
+    def _hidden_pieces(
+        self, encoded: Sequence[EncodedPassage], copies: MaskedCopies, batch: slice, position: np.ndarray
+    ) -> tuple[np.ndarray, Tensor]:
+        """The pieces hidden in a batch of copies (h,) and the encoder's output at each (h, D)."""
+        first, last = np.searchsorted(copies.copy, [batch.start, batch.stop])
+        pieces, row = copies.piece[first:last], copies.copy[first:last] - batch.start
+        ids = np.stack([encoded[passage].ids for passage in copies.passage[batch]])
+        ids[row, position[pieces]] = self.mask_id
+        output = self.encoder(torch.from_numpy(ids).to(self.device))
+        return pieces, output[torch.from_numpy(row), torch.from_numpy(position[pieces])]
