@@ -1,4 +1,4 @@
-"""SpecAugment and speed perturbation, each utterance by a generator of its own: order and workers change nothing."""
+"""SpecAugment and speed perturbation, by utterance: order and workers change nothing."""
 
 from __future__ import annotations
 

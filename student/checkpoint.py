@@ -81,10 +81,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StudentError(f"{path}: no readable checkpoint ({reason}); delete it to use an earlier one") from None
+        raise StudentError(
+            f"{path}: no readable checkpoint ({reason}); delete it to use an earlier one"
+        ) from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
-        raise StudentError(f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}; train again")
+        raise StudentError(
+            f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}; train again"
+        )
     content["config"] = config_from_tables(content["config"])
     content["units_model"] = content["units_model"].numpy().tobytes()
     return Checkpoint(**{name: content[name] for name in Checkpoint.__slots__})

@@ -19,7 +19,7 @@ from student.rotary import rotate, rotation
 
 
 class EncoderOutput(NamedTuple):
-    """Hidden states by layer (1-based), (B, T', D): every tap and the final layer; frame lengths int64 (B,)."""
+    """Hidden states of taps and final layer by number (1-based), (B, T', D); frame lengths int64 (B,)."""
 
     hidden: dict[int, Tensor]
     frame_lengths: Tensor
@@ -44,9 +44,9 @@ class Conformer(nn.Module):
         condition: Callable[[Tensor], Tensor] | None = None,
     ) -> EncoderOutput:
         """Encode normalised features (B, T, F); `condition(hidden)` is added after every tap."""
-        x = self.subsampling(features)
         frame_lengths = frames_after_convolutions(frame_lengths)
-        padding = _padding(frame_lengths, x.shape[1])
+        padding = _padding(frame_lengths, int(frames_after_convolutions(torch.tensor(features.shape[1]))))
+        x = self.subsampling(features)
         rotation_by_frame = rotation(x.shape[1], self.config.model_dim // self.config.num_heads, x)
         hidden: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks, start=1):
@@ -67,8 +67,15 @@ def frames_after_convolutions(frame_lengths: Tensor) -> Tensor:
 
 def _padding(frame_lengths: Tensor, num_frames: int) -> Tensor | None:
     """True beyond each utterance's end, (B, T') bool, or None where every utterance fills the batch."""
-    padding = torch.arange(num_frames, device=frame_lengths.device) >= frame_lengths.unsqueeze(1)
-    return padding if bool(padding.any()) else None
+    shortest = int(frame_lengths.min())
+    if shortest < 1:
+        raise StudentError(
+            "an utterance has no frame after subsampling, the least is 7 frames of 10 ms (85 ms of audio); "
+            "leave it out with `bert2ctc data prepare`"
+        )
+    if shortest == num_frames:
+        return None
+    return torch.arange(num_frames, device=frame_lengths.device) >= frame_lengths.unsqueeze(1)
 
 
 class Subsampling(nn.Module):
@@ -89,11 +96,6 @@ class Subsampling(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, F) to (B, T', D)."""
-        if features.shape[1] < 7:
-            raise StudentError(
-                f"a batch of {features.shape[1]} frames is too short to encode, the least is 7 (85 ms); "
-                "leave such utterances out with `bert2ctc data prepare`"
-            )
         x = functional.relu(self.first(features.unsqueeze(1)))
         x = x.contiguous(memory_format=torch.channels_last)
         x = functional.relu(self.second(x))

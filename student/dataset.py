@@ -1,11 +1,9 @@
-"""From manifest entries to padded batches: decoded audio kept in memory, speed perturbed by a keyed choice."""
+"""From manifest entries to padded batches; decoded audio stays in memory while it fits."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
-from torchaudio.transforms import Resample
 
+from student.augmentation import change_speed, samples_at_speed, speed_factor, utterance_generator
+from student.config import AugmentationConfig, FeatureConfig
 from student.errors import StudentError
 from student.features import frames_after_subsampling
 from student.manifest import Utterance
@@ -31,40 +30,39 @@ _MEGABYTE = 1 << 20
 class SpeechBatch:
     """Utterances that go through the model together.
 
-    indices : int64 (B,), into the dataset's utterances
+    epoch : that of its keys     indices : into the dataset's utterances
     waveforms : float32 (B, S), -1..1, zeros as padding     sample_lengths : int64 (B,)
     units : int64 (B, L), zeros as padding     unit_lengths : int64 (B,)
-    augmentation_seeds : one per utterance, from (seed, epoch, utterance id)
     """
 
-    indices: Tensor
+    epoch: int
+    indices: tuple[int, ...]
     waveforms: Tensor
     sample_lengths: Tensor
     units: Tensor
     unit_lengths: Tensor
-    augmentation_seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    index: int
+    key: Key
     waveform: Tensor
     units: Tensor
-    augmentation_seed: int
 
 
 @dataclass(kw_only=True)
 class SpeechDataset(Dataset[_Item]):
     """Utterances by (epoch, index); what an epoch hears of one depends on (seed, epoch, id) alone.
 
-    unit_ids : CTC units of every utterance     memory_megabytes : decoded audio kept, per process
+    unit_ids : CTC units of every utterance     augmentation : None leaves the speed alone
+    memory_megabytes : decoded audio kept, per process
     """
 
     utterances: Sequence[Utterance]
     unit_ids: Sequence[Sequence[int]]
     data_root: Path
     sample_rate_hz: int
-    speed_factors: tuple[float, ...] = (1.0,)
+    augmentation: AugmentationConfig | None = None
     seed: int = 0
     memory_megabytes: float = 0
     _kept: dict[int, Samples] = field(default_factory=dict)
@@ -80,11 +78,8 @@ class SpeechDataset(Dataset[_Item]):
     def __getitem__(self, key: Key) -> _Item:
         epoch, index = key
         waveform = torch.from_numpy(self.samples(index).astype(np.float32) / 32768)
-        factor = self.speed_factor(epoch, index)
-        if factor != 1:
-            waveform = _resampler(round(self.sample_rate_hz * factor), self.sample_rate_hz)(waveform)
-        seed = keyed_seed(self.seed, epoch, self.utterances[index].id, "augmentation")
-        return _Item(index, waveform, torch.tensor(self.unit_ids[index], dtype=torch.int64), seed)
+        waveform = change_speed(waveform, self.speed_factor(epoch, index))
+        return _Item(key, waveform, torch.tensor(self.unit_ids[index], dtype=torch.int64))
 
     def samples(self, index: int) -> Samples:
         """Decoded audio, int16 (S,), from memory where it was kept."""
@@ -98,10 +93,10 @@ class SpeechDataset(Dataset[_Item]):
 
     def speed_factor(self, epoch: int, index: int) -> float:
         """How much faster than recorded an epoch hears the utterance."""
-        if len(self.speed_factors) == 1:
-            return self.speed_factors[0]
-        seed = keyed_seed(self.seed, epoch, self.utterances[index].id, "speed")
-        return self.speed_factors[seed % len(self.speed_factors)]
+        if self.augmentation is None:
+            return 1.0
+        generator = utterance_generator(self.seed, epoch, self.utterances[index].id, "speed")
+        return speed_factor(self.augmentation, generator)
 
     def seconds(self, epoch: int) -> npt.NDArray[np.float64]:
         """Durations as the epoch hears them, float64 (N,)."""
@@ -111,12 +106,6 @@ class SpeechDataset(Dataset[_Item]):
                 for index, utterance in enumerate(self.utterances)
             ]
         )
-
-
-def keyed_seed(seed: int, epoch: int, utterance_id: str, purpose: str) -> int:
-    """A seed in 0..2**63 - 1 that depends on nothing but its arguments, in any process."""
-    text = f"{seed} {epoch} {purpose} {utterance_id}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def read_audio(path: Path, sample_rate_hz: int) -> Samples:
@@ -130,29 +119,27 @@ def read_audio(path: Path, sample_rate_hz: int) -> Samples:
     except (OSError, soundfile.SoundFileError) as error:
         raise StudentError(f"{path}: cannot be decoded ({error}); rerun `bert2ctc data prepare`") from None
     if rate != sample_rate_hz:
-        raise StudentError(f"{path}: {rate} Hz, the config says {sample_rate_hz} Hz; rerun `bert2ctc data prepare`")
+        raise StudentError(
+            f"{path}: {rate} Hz, the config says {sample_rate_hz} Hz; rerun `bert2ctc data prepare`"
+        )
     if samples.shape[1] != 1:
         raise StudentError(f"{path}: {samples.shape[1]} channels, 1 is needed; rerun `bert2ctc data prepare`")
     if not len(samples) or not np.isfinite(samples).all():
         fault = "holds NaN or infinity" if len(samples) else "holds no samples"
         raise StudentError(f"{path}: {fault}; rerun `bert2ctc data prepare`")
-    return np.rint(samples[:, 0] * 32768).clip(-32768, 32767).astype(np.int16)
-
-
-@lru_cache(maxsize=16)
-def _resampler(from_hz: int, to_hz: int) -> Resample:
-    return Resample(from_hz, to_hz)
+    rounded: Samples = np.rint(samples[:, 0] * 32768).clip(-32768, 32767).astype(np.int16)
+    return rounded
 
 
 def collate(items: Sequence[_Item]) -> SpeechBatch:
     """Pad items to one batch, in their order."""
     return SpeechBatch(
-        indices=torch.tensor([item.index for item in items]),
+        epoch=items[0].key[0],
+        indices=tuple(item.key[1] for item in items),
         waveforms=pad_sequence([item.waveform for item in items], batch_first=True),
         sample_lengths=torch.tensor([len(item.waveform) for item in items]),
         units=pad_sequence([item.units for item in items], batch_first=True),
         unit_lengths=torch.tensor([len(item.units) for item in items]),
-        augmentation_seeds=tuple(item.augmentation_seed for item in items),
     )
 
 
@@ -178,7 +165,8 @@ def load_batches(
         raise StudentError(line.removeprefix("student.errors.StudentError: ")) from None
 
 
-def fits_ctc(unit_ids: Sequence[int], seconds: float, sample_rate_hz: int, fastest: float) -> bool:
-    """True where the utterance has a frame for each unit, and a blank between repeats, at speed `fastest`."""
+def fits_ctc(unit_ids: Sequence[int], seconds: float, config: FeatureConfig, fastest: float = 1.0) -> bool:
+    """True where the utterance has a frame for each unit, and one between repeats, at speed `fastest`."""
     repeats = sum(left == right for left, right in pairwise(unit_ids))
-    return len(unit_ids) + repeats <= frames_after_subsampling(int(seconds * sample_rate_hz / fastest))
+    samples = samples_at_speed(int(seconds * config.sample_rate_hz), fastest)
+    return len(unit_ids) + repeats <= frames_after_subsampling(samples, config)

@@ -63,7 +63,9 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if units:
         return Precision(torch.bfloat16, f"bfloat16 ({units})")
     if name == "bfloat16":
-        raise StudentError(f"precision bfloat16: this {device.type} would emulate it; set trainer.precision=float32")
+        raise StudentError(
+            f"precision bfloat16: this {device.type} would emulate it; set trainer.precision=float32"
+        )
     return Precision(torch.float32, f"float32 (this {device.type} has no bfloat16 units)")
 
 

@@ -44,9 +44,6 @@ class LogMel(nn.Module):
             (fft_samples - self.window_samples) // 2,
             (fft_samples - self.window_samples + 1) // 2,
         )
-        for name in self.mel.state_dict():  # window and filters follow from the config
-            owner, _, buffer = f"mel.{name}".rpartition(".")
-            self.get_submodule(owner)._non_persistent_buffers_set.add(buffer)
         self.register_buffer("mean", torch.zeros(config.mel_bins))
         self.register_buffer("deviation", torch.ones(config.mel_bins))
 

@@ -49,4 +49,25 @@ def distillation_loss(
     The student is always normalised over all V. T^2 keeps gradients on the scale of the hard
     labels' (Hinton et al. 2015, section 2). 0 with a live graph where the mask is empty.
     """
-    raise NotImplementedError
+    scaled = logits.float() / temperature
+    is_candidate = top_logprobs > -torch.inf
+    student_top = scaled.gather(-1, top_indices).masked_fill(~is_candidate, -torch.inf)
+    if tail_logprob is None:
+        teacher = _renormalised(top_logprobs)
+        student = student_top - scaled.logsumexp(-1, keepdim=True)
+    else:
+        # adding -inf, not writing it: an index may appear as a candidate and again as filling
+        without = torch.zeros_like(student_top).masked_fill(is_candidate, -torch.inf)
+        student_tail = scaled.scatter_add(-1, top_indices, without).logsumexp(-1, keepdim=True)
+        teacher = torch.cat((top_logprobs, tail_logprob.unsqueeze(-1)), dim=-1)
+        student = torch.cat((student_top, student_tail), dim=-1).log_softmax(-1)
+    has_mass = teacher > -torch.inf
+    difference = teacher.masked_fill(~has_mass, 0.0) - student.masked_fill(~has_mass, 0.0)
+    divergence = (teacher.exp() * difference).sum(-1)
+    return temperature**2 * divergence.masked_fill(~mask, 0.0).sum()
+
+
+def _renormalised(logprobs: Tensor) -> Tensor:
+    """Log-probs that sum to one over the last axis; all -inf stays so."""
+    total = logprobs.logsumexp(-1, keepdim=True)
+    return logprobs - total.masked_fill(total == -torch.inf, 0.0)

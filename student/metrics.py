@@ -34,10 +34,14 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorC
     if not references:
         raise StudentError("no reference to compare with; evaluate a split that holds utterances")
     if len(references) != len(hypotheses):
-        raise StudentError(f"{len(references)} references but {len(hypotheses)} hypotheses; one each is needed")
+        raise StudentError(
+            f"{len(references)} references but {len(hypotheses)} hypotheses; one each is needed"
+        )
     empty = next((index for index, text in enumerate(references) if not text.strip()), None)
     if empty is not None:
-        raise StudentError(f"reference {empty + 1} of {len(references)} is empty; run `bert2ctc data prepare`")
+        raise StudentError(
+            f"reference {empty + 1} of {len(references)} is empty; run `bert2ctc data prepare`"
+        )
     words = jiwer.process_words(list(references), list(hypotheses))
     characters = jiwer.process_characters(list(references), list(hypotheses))
     return ErrorCounts(

@@ -1,4 +1,4 @@
-"""The whole student as tensors in, tensors out: losses live elsewhere, and decoders leave before inference."""
+"""The whole student as tensors in, tensors out: losses live elsewhere, decoders leave at inference."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ class Bert2CTC(nn.Module):
 
     def encode(self, features: Tensor, frame_lengths: Tensor) -> EncoderOutput:
         """Hidden states of the taps and the final layer, (B, T', model_dim) each."""
-        return self.encoder(features, frame_lengths, self._conditioning if self.condition else None)
+        condition = None if self.condition is None else self._conditioning
+        encoded: EncoderOutput = self.encoder(features, frame_lengths, condition)
+        return encoded
 
     def ctc_logits(self, hidden: Tensor) -> Tensor:
         """Unnormalised scores of the units, (B, T', num_units), of any layer's hidden state."""
@@ -104,7 +106,7 @@ class Bert2CTC(nn.Module):
         return dict(zip(layers, stacked.chunk(len(layers)), strict=True))
 
     def for_inference(self) -> Bert2CTC:
-        """A copy in eval mode that holds features, encoder and CTC head, and none of the decoders' weights."""
+        """A copy in eval mode that holds features, encoder and CTC head, no decoder's weights."""
         model = Bert2CTC(self.config, self.num_units, None)
         model.load_state_dict(inference_state(self.state_dict()))
         return model.to(self.ctc_head.weight.device).eval()

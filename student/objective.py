@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -74,19 +74,12 @@ class TrainingBatch(_Batch):
     decoder: DecoderBatch | None = None
 
 
-class Model(Protocol):
-    """`Bert2CTC`, or a wrapper of it (DistributedDataParallel) with the same forward."""
-
-    def __call__(
-        self, features: Tensor, frame_lengths: Tensor, piece_inputs: Tensor | None = None
-    ) -> StudentOutput: ...
-
-
 def compute_objective(
-    model: Model, batch: TrainingBatch, config: StudentConfig, num_utterances: float
+    model: Callable[..., StudentOutput], batch: TrainingBatch, config: StudentConfig, num_utterances: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum that training minimises, and its unweighted terms by name, scalars in float32.
 
+    model : `Bert2CTC` or a wrapper of it, such as DistributedDataParallel
     num_utterances : of the global batch (all ranks and accumulation steps); every term is a sum over
         tokens or units divided by it. Raises StudentError where terms and weights do not match.
     """
@@ -107,6 +100,8 @@ def objective_weights(config: StudentConfig) -> dict[str, float]:
     c, w, a = objective.ctc_weight, objective.intermediate_ctc_weight, objective.distillation_weight
     if w > 0 and not taps:
         raise StudentError(f"intermediate_ctc_weight {w} needs conformer.taps; name some or set it to 0")
+    if w == 1:
+        raise StudentError("intermediate_ctc_weight 1 leaves the final layer untrained; stay below 1")
     weights = {"ctc": c * (1 - w)}
     weights.update({f"ctc_tap{tap}": c * w / len(taps) for tap in taps})
     places = [f"tap{tap}" for tap in taps if objective.attention_on_taps] + ["final"]

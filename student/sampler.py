@@ -81,8 +81,8 @@ def bucketed(
     longest = int(seconds.argmax())
     if seconds[longest] > micro_batch_seconds:
         raise StudentError(
-            f"an utterance lasts {seconds[longest]:.1f} s, more than micro_batch_seconds {micro_batch_seconds:g}; "
-            f"raise trainer.micro_batch_seconds or leave it out with data.max_seconds"
+            f"an utterance lasts {seconds[longest]:.1f} s, more than micro_batch_seconds "
+            f"{micro_batch_seconds:g}; raise trainer.micro_batch_seconds or lower data.max_seconds"
         )
     order = np.argsort(seconds * random.uniform(1, 1 + _LENGTH_JITTER, len(seconds)), kind="stable")
     batches, start, longest_here = [], 0, 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +62,7 @@ class DecoderVocabulary:
         indices, logprobs, tails = zip(*(self.restrict(target, tail) for target in targets), strict=True)
         return TeacherBatch(_padded(indices, 0), _padded(logprobs, -np.inf), _padded(tails, -np.inf))
 
-    def restrict(
-        self, target: TeacherTargets, tail: str
-    ) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+    def restrict(self, target: TeacherTargets, tail: str) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
         """The teacher over the decoders' outputs: indices (U, k), log-probs (U, k), tail log-prob (U,).
 
         A candidate that is no output gets log-prob -inf at index 0; its mass joins the tail, or under
@@ -88,7 +85,9 @@ class DecoderVocabulary:
         moved, rows = 0.0, 0
         for target in targets:
             unknown = self._index_of[target.top_ids] < 0
-            moved += float(np.exp(target.top_logprobs, where=unknown, out=np.zeros_like(target.top_logprobs)).sum())
+            moved += float(
+                np.exp(target.top_logprobs, where=unknown, out=np.zeros_like(target.top_logprobs)).sum()
+            )
             rows += len(target.gold_ids)
         return moved / max(rows, 1)
 

@@ -27,7 +27,8 @@ class Units:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
         except RuntimeError as error:
             raise StudentError(
-                f"{len(model_bytes)} bytes are no SentencePiece model ({error}); rerun `bert2ctc data prepare`"
+                f"{len(model_bytes)} bytes are no SentencePiece model ({error}); "
+                "rerun `bert2ctc data prepare`"
             ) from None
 
     @classmethod

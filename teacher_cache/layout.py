@@ -12,11 +12,11 @@ from teacher_cache.passages import DIGEST_BYTES
 CHUNK_ROWS = 1024
 CHUNK_COLUMNS = 16
 MAX_ROWS_PER_SHARD = 65_536
-PASSAGE_CHUNK = 65_536
+TABLE_CHUNK = 65_536
 
 LOGPROB_STEPS_PER_NAT = 2048
 SATURATED = 65_534  # -log p of 32 and more
-MISSING_U2 = 65_535
+MISSING_STEPS = 65_535
 WIDE_VOCABULARY = 65_535  # from this size on, ids need four bytes: the largest u2 is the fill value
 
 ROW_ARRAYS = (
@@ -99,8 +99,8 @@ class ArraySpec:
         return float("nan") if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 
-def array_specs(layout: Layout, num_vocabulary_bytes: int) -> dict[str, ArraySpec]:
-    """Name -> ArraySpec of every array, row arrays first."""
+def array_specs(layout: Layout) -> dict[str, ArraySpec]:
+    """Name -> ArraySpec of every array but `vocabulary/utf8`, row arrays first."""
     rows, shard = layout.num_rows, layout.rows_per_shard
     passages, pieces = layout.num_passages, layout.vocab_size
 
@@ -118,9 +118,6 @@ def array_specs(layout: Layout, num_vocabulary_bytes: int) -> dict[str, ArraySpe
             shuffle=shuffle,
         )
 
-    def table(shape: tuple[int, ...], dtype: str) -> ArraySpec:
-        return ArraySpec(shape=shape, dtype=dtype, chunks=(min(shape[0], PASSAGE_CHUNK), *shape[1:]))
-
     temperatures = len(layout.temperatures)
     return {
         "row/gold_id": row_column(layout.id_dtype, False),
@@ -129,13 +126,17 @@ def array_specs(layout: Layout, num_vocabulary_bytes: int) -> dict[str, ArraySpe
         "row/top_logprob": row_table(layout.top_k, "<u2", True),
         "row/lognorm": row_table(temperatures, "<f4", True),
         "row/tail_logprob": row_table(temperatures, "<f4", True),
-        "passage/start": table((passages,), "<i8"),
-        "passage/length": table((passages,), "<i4"),
-        "passage/digest": table((passages, DIGEST_BYTES), "|u1"),
-        "vocabulary/utf8": table((num_vocabulary_bytes,), "|u1"),
-        "vocabulary/end": table((pieces,), "<i8"),
-        "vocabulary/is_special": table((pieces,), "|u1"),
+        "passage/start": table_spec((passages,), "<i8"),
+        "passage/length": table_spec((passages,), "<i4"),
+        "passage/digest": table_spec((passages, DIGEST_BYTES), "|u1"),
+        "vocabulary/end": table_spec((pieces,), "<i8"),
+        "vocabulary/is_special": table_spec((pieces,), "|u1"),
     }
+
+
+def table_spec(shape: tuple[int, ...], dtype: str) -> ArraySpec:
+    """An array outside the row axis: plain chunks along its first axis."""
+    return ArraySpec(shape=shape, dtype=dtype, chunks=(min(shape[0], TABLE_CHUNK), *shape[1:]))
 
 
 def quantise(logprobs: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.masking import MaskedCopies, batches_of_equal_length, masked_copies, words_of_pieces
 from teacher_cache.passages import Passage
-from teacher_cache.ranking import Ranking, rank_masked
-from teacher_cache.store import RowBlock
+from teacher_cache.ranking import in_order, rank_logits
+from teacher_cache.rows import RowBlock
 
 FAMILIES = ("bert", "roberta", "distilbert")
 UNUSED_PIECE = re.compile(r"\[unused\d+\]|madeupword\d+")
@@ -59,7 +59,7 @@ class MaskedTeacher:
     vocabulary: list[str]
     is_special: np.ndarray
     mask_id: int
-    unknown_id: int | None
+    unknown_id: int | None  # a gold piece all the same where a transcript holds it
     max_tokens: int
     device: torch.device
 
@@ -97,7 +97,8 @@ class MaskedTeacher:
             mask_id=int(tokenizer.mask_token_id),
             unknown_id=tokenizer.unk_token_id,
             # RoBERTa's positions begin behind its padding id
-            max_tokens=positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1),
+            max_tokens=positions.num_embeddings
+            - (0 if positions.padding_idx is None else positions.padding_idx + 1),
             device=torch.device(device),
         )
 
@@ -166,18 +167,19 @@ class MaskedTeacher:
             wanted,
             config.masking,
         )
-        starts = np.repeat(np.array([p.own_start for p in encoded]), own_length)
-        within = np.arange(len(wanted)) - np.repeat(np.cumsum(own_length) - own_length, own_length)
-        position, gold = starts + within, np.concatenate([passage.own_ids for passage in encoded])
-        rows = Ranking.empty(len(wanted), self.rankable(config.top_k), len(config.temperatures))
+        gold = np.concatenate([passage.own_ids for passage in encoded])
+        before = np.cumsum(own_length) - own_length - [passage.own_start for passage in encoded]
+        position = np.arange(len(gold)) - np.repeat(before, own_length)  # of each piece, in its passage
+        is_special, top_k = torch.from_numpy(self.is_special).to(self.device), self.rankable(config.top_k)
+        blocks, places = [], []
         for batch in batches_of_equal_length(copies.length, batch_tokens):
             pieces, hidden = self._hidden_pieces(encoded, copies, batch, position)
-            is_row = torch.from_numpy(wanted[pieces])
-            # The seam: everything up to here is the encoder's, what follows sees one vector per row.
-            logits = self.head(hidden[is_row.to(self.device)].float())
-            pieces = pieces[wanted[pieces]]
-            rows.fill(pieces, rank_masked(logits, gold[pieces], self.is_special, config))
-        return rows.block(gold, wanted)
+            is_row = wanted[pieces]  # under whole_word a neighbouring shard may own part of the word
+            pieces, hidden = pieces[is_row], hidden[torch.from_numpy(is_row).to(self.device)]
+            gold_id = torch.from_numpy(gold[pieces]).to(self.device)
+            blocks.append(rank_logits(self.head(hidden), gold_id, is_special, top_k, config.temperatures))
+            places.append(pieces)
+        return in_order(blocks, places)
 
     @torch.inference_mode()
     def _hidden_pieces(
@@ -189,4 +191,51 @@ class MaskedTeacher:
         ids = np.stack([encoded[passage].ids for passage in copies.passage[batch]])
         ids[row, position[pieces]] = self.mask_id
         output = self.encoder(torch.from_numpy(ids).to(self.device))
-        return pieces, output[torch.from_numpy(row), torch.from_numpy(position[pieces])]
+        places = (torch.from_numpy(row), torch.from_numpy(position[pieces]))
+        return pieces, output[places[0].to(self.device), places[1].to(self.device)].float()
+
+
+def _load_folder(folder: Path) -> tuple[Any, Any]:
+    """The model in evaluation mode, float32, and its fast tokenizer."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CacheError(
+            f"{folder}: not a masked language model in safetensors ({reason}); name another under [teacher]"
+        ) from error
+    if report["missing_keys"]:
+        raise CacheError(
+            f"{folder}: its weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} "
+            "more; name a teacher that was saved with its masked-LM head"
+        )
+    if not tokenizer.is_fast or tokenizer.mask_token_id is None:
+        raise CacheError(f"{folder}: needs a fast tokenizer with a mask piece; save tokenizer.json beside it")
+    return model.eval(), tokenizer
+
+
+def _masked_lm_head(model: Any) -> nn.Module:
+    """What turns the encoder's output into logits, (n, D) -> (n, V)."""
+    family = model.config.model_type
+    if family == "bert":
+        return model.cls  # type: ignore[no-any-return]
+    if family == "roberta":
+        return model.lm_head  # type: ignore[no-any-return]
+    if family == "distilbert":
+        layers = (model.vocab_transform, model.activation, model.vocab_layer_norm, model.vocab_projector)
+        return nn.Sequential(*layers)
+    raise CacheError(
+        f"{model.name_or_path}: a {family!r} model; name a teacher of the families {', '.join(FAMILIES)}"
+    )

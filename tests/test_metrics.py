@@ -18,7 +18,9 @@ def test_counts_and_rates_of_a_known_pair() -> None:
     assert (counts.substitutions, counts.deletions, counts.insertions) == (1, 1, 1)
     assert (counts.words, counts.utterances) == (6, 2)
     assert counts.wer == pytest.approx(3 / 6)
-    assert counts.cer == pytest.approx((1 + len(" sails") + len(" dark")) / len("the old ship sailsnight falls"))
+    assert counts.cer == pytest.approx(
+        (1 + len(" sails") + len(" dark")) / len("the old ship sailsnight falls")
+    )
 
 
 def test_an_empty_hypothesis_is_all_deletions() -> None:
