@@ -47,7 +47,7 @@ def check_audio(path: Path) -> AudioFacts:
             facts = AudioFacts(decoded, audio.samplerate, audio.channels)
             cut = _what_is_cut(audio, decoded)
         if not cut and not _ends_as_ogg_should(path):
-            cut = "the stream has no last page"
+            cut = "its stream stops before the last page ends"
     except (OSError, RuntimeError) as error:  # libsndfile's own error is a RuntimeError
         return AudioFacts(fault="undecodable audio", detail=str(error).replace("\n", " "))
     if cut:
@@ -75,15 +75,18 @@ def _what_is_cut(audio: soundfile.SoundFile, decoded: int) -> str:
 
 
 def _ends_as_ogg_should(path: Path) -> bool:
-    """False for an Ogg file (Vorbis, Opus) whose last page does not say that it is the last."""
+    """False for an Ogg file (Vorbis, Opus) whose last page is cut, or does not say that it is the last."""
     with path.open("rb") as stream:
         if stream.read(4) != b"OggS":
             return True
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - _LARGEST_OGG_PAGE_BYTES))
         tail = stream.read()
-    page = tail.rfind(b"OggS")
-    return 0 <= page < len(tail) - 5 and bool(tail[page + 5] & _LAST_PAGE_FLAG)
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27 or not page[5] & _LAST_PAGE_FLAG:
+        return False
+    num_segments = page[26]
+    return len(page) >= 27 + num_segments + sum(page[27 : 27 + num_segments])
 
 
 @contextmanager

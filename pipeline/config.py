@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.demo_plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
 from student.config import StudentConfig
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
@@ -64,6 +65,7 @@ class ExperimentConfig:
 
     name: str
     folder: Path  # where relative id lists are looked up
+    demo_corpus: DemoCorpusConfig | None  # only of a corpus that is made on the spot
     data: DataConfig
     teacher: TeacherConfig
     teacher_training: TeacherTrainingConfig | None
@@ -73,7 +75,7 @@ class ExperimentConfig:
 
 
 _STUDENT_TABLES = {entry.name: entry for entry in dataclasses.fields(StudentConfig)}
-_TABLES = ("data", "teacher", "teacher_training", "cache", "build", *_STUDENT_TABLES)
+_TABLES = ("demo_corpus", "data", "teacher", "teacher_training", "cache", "build", *_STUDENT_TABLES)
 
 
 def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -167,22 +169,24 @@ def _from_tables(path: Path, tables: dict[str, Any]) -> ExperimentConfig:
     _refuse_unknown(tables, _TABLES, "table")
     if "data" not in tables or "teacher" not in tables:
         raise PipelineError(f"{path}: the tables [data] and [teacher] are missing; give them, or a base")
-    training = tables.get("teacher_training")
     student = {
         name: _build(_type_of(StudentConfig, name), tables.get(name, {}), name) for name in _STUDENT_TABLES
     }
     return ExperimentConfig(
         name=path.stem,
         folder=path.parent,
+        demo_corpus=_optional(DemoCorpusConfig, tables, "demo_corpus"),
         data=_build(DataConfig, tables["data"], "data"),
         teacher=_build(TeacherConfig, tables["teacher"], "teacher"),
-        teacher_training=None
-        if training is None
-        else _build(TeacherTrainingConfig, training, "teacher_training"),
+        teacher_training=_optional(TeacherTrainingConfig, tables, "teacher_training"),
         cache=_build(CacheConfig, tables.get("cache", {}), "cache"),
         build=_build(BuildConfig, tables.get("build", {}), "build"),
         student=StudentConfig(**student),
     )
+
+
+def _optional(table_type: Any, tables: dict[str, Any], name: str) -> Any:
+    return _build(table_type, tables[name], name) if name in tables else None
 
 
 def _build(table_type: Any, table: Any, where: str) -> Any:

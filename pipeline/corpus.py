@@ -1,4 +1,4 @@
-"""What a corpus says it holds: LibriSpeech-layout folders, lists of ids, or JSONL manifests, as raw entries."""
+"""What a corpus says it holds, as raw entries: LibriSpeech-layout folders, id lists, JSONL manifests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AUDIO_SUFFIXES = ("flac", "wav", "opus", "ogg", "oga", "mp3", "aiff", "aif", "au
 
 @dataclass(frozen=True, slots=True)
 class CorpusPlace:
-    """Where things lie. data_root : may be read-only     corpus : a folder below it     config : of id lists."""
+    """Where things lie: the data root, the corpus as a folder below it, and the folder of id lists."""
 
     data_root: Path
     corpus: str
@@ -32,9 +32,7 @@ class CorpusPlace:
         return self.data_root / self.corpus
 
 
-def read_split(
-    name: str, split: SplitConfig, place: CorpusPlace
-) -> tuple[list[RawUtterance], list[BadItem]]:
+def read_split(name: str, split: SplitConfig, place: CorpusPlace) -> tuple[list[RawUtterance], list[BadItem]]:
     """The entries of one split in a fixed order, and the items that could not be read at all.
 
     Nothing is opened but transcripts and manifests. Raises PipelineError where a folder, list or
@@ -78,7 +76,7 @@ def _read_chapter(split: str, chapter: Path, data_root: Path) -> tuple[list[RawU
     """One `<speaker>/<chapter>` folder: every transcript line, and audio that no line speaks of."""
     audio = _audio_by_stem(chapter)
     speaker = chapter.parent.name
-    entries = []
+    entries: list[RawUtterance] = []
     for utterance_id, text in _transcripts(chapter):
         path = chapter / audio.get(utterance_id, f"{utterance_id}.{AUDIO_SUFFIXES[0]}")
         number = utterance_id.rpartition("-")[2]
@@ -115,9 +113,7 @@ def _audio_by_stem(chapter: Path) -> dict[str, str]:
     return {stem: name for stem, (_, name) in found.items()}
 
 
-def _read_ids(
-    name: str, split: SplitConfig, place: CorpusPlace
-) -> tuple[list[RawUtterance], list[BadItem]]:
+def _read_ids(name: str, split: SplitConfig, place: CorpusPlace) -> tuple[list[RawUtterance], list[BadItem]]:
     """The listed utterances, in the list's order."""
     wanted = _read_id_list(place.config_folder / split.ids)
     corpus = _existing(place.corpus_folder)
@@ -137,9 +133,7 @@ def _read_id_list(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _find(
-    wanted: Iterable[str], folders: list[Path], name: str, data_root: Path
-) -> dict[str, RawUtterance]:
+def _find(wanted: Iterable[str], folders: list[Path], name: str, data_root: Path) -> dict[str, RawUtterance]:
     """The wanted ids by id; an id in two folders is ambiguous, which only the user can settle."""
     wanted_ids = set(wanted)
     places = sorted({tuple(one.split("-")[:2]) for one in wanted_ids if one.count("-") >= 2})

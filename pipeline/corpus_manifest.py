@@ -32,7 +32,7 @@ def read_corpus_manifest(
                 continue
             try:
                 entries.append(_entry(json.loads(line), number, manifest.parent, data_root))
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, OverflowError, TypeError, ValueError) as error:
                 what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
                 bad.append(BadItem(split, f"{manifest.name}:{number}", "unreadable line", what))
     return entries, bad
@@ -61,12 +61,12 @@ def _entry(line: Any, number: int, folder: Path, data_root: Path) -> RawUtteranc
 def _name(value: Any, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ValueError(f"{key} {value!r} is neither a string nor an integer")
-    if any(character in str(value) for character in "\t\r\n"):
-        raise ValueError(f"{key} {value!r} holds a tab or a line break")
+    if any(character in str(value) for character in "\t\r\n") or (key == "id" and value == ""):
+        raise ValueError(f"{key} {value!r} is empty or holds a tab or a line break")
     return str(value)
 
 
-def _number(value: Any, kind: type, key: str) -> Any:
+def _number(value: Any, kind: type[int] | type[float], key: str) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value):
         raise ValueError(f"{key} {value!r} is not {'an integer' if kind is int else 'a number'}")
     return kind(value)

@@ -1,4 +1,4 @@
-"""The two records that reading and validating a corpus share: an utterance as found, and an item to reject."""
+"""What reading and validating a corpus share: an utterance as found, and an item to reject."""
 
 from __future__ import annotations
 

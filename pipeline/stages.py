@@ -4,50 +4,82 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache_stages import resolve_cache
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
 from pipeline.errors import PipelineError
 from pipeline.roots import Roots
-from pipeline.run_record import claim_run, provenance, read_record, write_record
+from pipeline.run_record import claim_run, read_record, write_record
 from pipeline.text import normaliser_identity
 from teacher_cache.schema import canonical_json
 
 
 def prepared_folder(config: ExperimentConfig, roots: Roots) -> Path:
-    """Where manifests and units of this [data] table lie; equal tables share them, whatever the config is called."""
+    """Where manifests and units of this [data] table lie; equal tables share them under any config's name."""
+    data = {key: value for key, value in as_tables(config)["data"].items() if key != "download"}
     lists = {
         name: hashlib.sha256((config.folder / split.ids).read_bytes()).hexdigest()
         for name, split in config.data.splits.items()
-        if split.ids
+        if split.ids and (config.folder / split.ids).is_file()
     }
-    facts = canonical_json({"data": as_tables(config)["data"], "lists": lists, "normaliser": normaliser_identity()})
-    return roots.runs / "prepared" / f"{config.data.corpus or 'manifests'}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+    facts = canonical_json({"data": data, "lists": lists, "normaliser": normaliser_identity()})
+    digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return roots.runs / "prepared" / f"{Path(config.data.corpus).name or 'manifests'}-{digest}"
 
 
-def teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
-    """The folder of the teacher that this config trains."""
-    return roots.runs / "teachers" / config.teacher.name
+def make_demo_corpus(config: ExperimentConfig, roots: Roots) -> Report:
+    """Speak the synthetic corpus of the config below the data root, unless an equal one is there."""
+    from pipeline.demo_corpus import make_corpus
+
+    if config.demo_corpus is None:
+        raise PipelineError(
+            f"config {config.name!r} has no [demo_corpus]; use `bert2ctc data download --config`"
+        )
+    started = time.monotonic()
+    made = make_corpus(config.demo_corpus, roots.data / config.data.corpus)
+    result = {**asdict(made), "path": str(made.path), "seconds": time.monotonic() - started}
+    return Report(result, [made.told()])
+
+
+def prepare_data(config: ExperimentConfig, roots: Roots, leave_out_bad: bool) -> Report:
+    """Validate the corpus, write manifests, train the units; nothing is done twice."""
+    from pipeline.prepare import prepare
+
+    started = time.monotonic()
+    prepared = prepare(config, roots.data, prepared_folder(config, roots), leave_out_bad)
+    rows = [
+        [
+            name,
+            f"{facts['utterances']:,}",
+            f"{facts['hours']:.2f}",
+            f"{facts['words']:,}",
+            f"{facts['speakers']:,}",
+        ]
+        for name, facts in prepared.splits.items()
+    ]
+    reused = "already prepared, nothing to do" if prepared.is_reused else "prepared"
+    lines = [
+        table("", ["split", "utterances", "hours", "words", "speakers"], rows),
+        f"{prepared.num_units} CTC units; {reused}: {prepared.path}",
+        *(f"left out: {count} {reason}" for reason, count in prepared.left_out.items()),
+        *(f"warning: {warning}" for warning in prepared.warnings),
+    ]
+    result = {**asdict(prepared), "path": str(prepared.path), "seconds": time.monotonic() - started}
+    return Report(result, lines)
 
 
 def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
     """Train the student, go on where an equal run stopped, or say that it is finished."""
-    prepared = prepared_folder(config, roots)
-    known = read_record(run_dir) or {}
-    needs_cache = config.student.objective.uses_attention
-    cache = resolve_cache(cache_reference or known.get("cache", ""), config, roots) if needs_cache else None
-    record = claim_run(
-        run_dir,
-        as_tables(config),
-        {"name": config.name, "prepared": str(prepared), "cache": "" if cache is None else cache.name},
-    )
-    from student.trainer import TrainingJob, train  # torch loads only for the command that needs it
+    from student.trainer import TrainingJob, train  # PyTorch loads only for the commands that need it
 
+    prepared = prepared_folder(config, roots)
+    cache = _cache_of_run(config, roots, run_dir, cache_reference)
+    facts = {"name": config.name, "prepared": str(prepared), "cache": "" if cache is None else cache.name}
+    record = claim_run(run_dir, as_tables(config), facts)
     job = TrainingJob(
         config=config.student,
         train_manifest=prepared / "train.jsonl",
@@ -58,6 +90,74 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
         cache_config=config.cache,
         run_dir=run_dir,
     )
-    result = train(job)
-    write_record(run_dir, {**record, "state": "finished", "result": asdict(result)})
-    return Report(asdict(result), [f"finished at step {result.steps:,}: {run_dir}"])
+    result = asdict(train(job))
+    write_record(run_dir, {**record, "state": "finished", "result": result})
+    done = "was finished already, nothing to do" if result["already_finished"] else "finished"
+    wer = "" if result["dev_wer"] is None else f", dev WER {result['dev_wer']:.2%}"
+    line = f"{run_dir}: {done}: {result['steps']:,} steps in {result['seconds']:.0f} s{wer}"
+    return Report({**result, "run": str(run_dir)}, [line, f"next: bert2ctc evaluate {run_dir}"])
+
+
+def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, reference: str) -> Path | None:
+    """The cache that the run began with, else the one asked for, else the one of the config's name."""
+    if not config.student.objective.uses_attention:
+        return None
+    from teacher_cache.store import resolve
+
+    started_with = (read_record(run_dir) or {}).get("cache", "")
+    if not (reference or started_with) and not (roots.cache / "names" / config.name).is_file():
+        raise PipelineError(
+            f"no teacher cache for config {config.name!r} below {roots.cache}; "
+            f"make it with `make teacher-cache CONFIG={config.name}`, or name one with --cache"
+        )
+    path = resolve(roots.cache, reference or started_with or config.name)
+    if started_with and path.name != started_with:
+        raise PipelineError(
+            f"{run_dir}: began with cache {started_with}, not {path.name}; start a new run with RUN="
+        )
+    return path
+
+
+def evaluate_run(run_dir: Path, roots: Roots, splits: Sequence[str], device: str) -> Report:
+    """Word and character errors of a run's student on its own corpus' splits, greedily decoded."""
+    from student.evaluation import evaluate
+
+    record = read_record(run_dir)
+    if record is None:
+        raise PipelineError(f"{run_dir}: no run is recorded there; train one with `make train`")
+    prepared = Path(record["prepared"])
+    known = [name for name in record["config"]["data"]["splits"] if name != "train"]
+    unknown = set(splits) - set(known) - {"train"}
+    if unknown:
+        raise PipelineError(
+            f"no split {', '.join(sorted(unknown))}; this run's corpus has {', '.join(known)}, train"
+        )
+    manifests = {name: prepared / f"{name}.jsonl" for name in splits or known}
+    started = time.monotonic()
+    scores = evaluate(run_dir, manifests, roots.data, device)
+    result = {"run": str(run_dir), "splits": scores, "seconds": time.monotonic() - started}
+    return Report(result, [_score_table(scores), f"references and hypotheses: {run_dir / 'evaluation'}"])
+
+
+def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Any:
+    taps = sorted({layer for score in scores.values() for layer in score["tap_wer"]}, key=int)
+    columns = ["split", "WER %", "CER %", "S", "D", "I", "words", *(f"WER % layer {tap}" for tap in taps)]
+    rows = [
+        [
+            name,
+            f"{100 * score['wer']:.2f}",
+            f"{100 * score['cer']:.2f}",
+            *(f"{score[key]:,}" for key in ("substitutions", "deletions", "insertions", "words")),
+            *(f"{100 * score['tap_wer'][tap]:.2f}" for tap in taps),
+        ]
+        for name, score in scores.items()
+    ]
+    return table("", columns, rows)
+
+
+def transcribe_files(run_dir: Path, audio: Sequence[Path], device: str) -> Report:
+    """What is said in the files, in their order."""
+    from student.transcription import transcribe
+
+    spoken = [{"audio": str(path), "text": text} for path, text in transcribe(run_dir, audio, device, say)]
+    return Report({"transcripts": spoken}, [f"{entry['audio']}\t{entry['text']}" for entry in spoken])

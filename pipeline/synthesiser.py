@@ -1,19 +1,24 @@
-"""Speech from the eSpeak NG library (GPL-3, the extra `[demo]`): the same bytes for the same request, always."""
+"""Speech from the eSpeak NG library (GPL-3, the extra `[demo]`): equal requests give equal bytes."""
 
 from __future__ import annotations
 
 import _ctypes
 import ctypes
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    import torch
 
 NATIVE_RATE_HZ = 22_050
 SAMPLE_RATE_HZ = 16_000
@@ -46,7 +51,8 @@ class Synthesiser:
     """Speaks sentences as int16 samples at 22,050 Hz.
 
     The library's global state (flutter, noise, echo) runs on from one utterance into the next, and nothing
-    resets it. So the library is loaded afresh for every utterance, 5 ms each; that this works is checked here.
+    resets it. So the library is loaded afresh for every utterance, 5 ms each, and it is checked here that
+    this makes speech repeatable.
     One thread of a process at a time may speak.
     """
 
@@ -96,19 +102,18 @@ class Synthesiser:
     def _fresh_library(self) -> Iterator[ctypes.CDLL]:
         library = ctypes.CDLL(self._library_path)
         try:
-            with _short_path(self._data_path) as data_path:
-                rate_hz = library.espeak_Initialize(_RETRIEVAL_MODE, 0, str(data_path).encode(), _DO_NOT_EXIT)
-            if rate_hz != NATIVE_RATE_HZ:
-                raise PipelineError(
-                    f"{self._data_path}: eSpeak NG cannot read its data; reinstall espeakng-loader"
-                )
-            library.espeak_Info.restype = ctypes.c_char_p
-            self.version = library.espeak_Info(None).decode()
-            library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # otherwise it is the time of day
-            try:
-                yield library
-            finally:
-                library.espeak_Terminate()
+            with _short_path(self._data_path) as path:
+                if library.espeak_Initialize(_RETRIEVAL_MODE, 0, path, _DO_NOT_EXIT) != NATIVE_RATE_HZ:
+                    raise PipelineError(
+                        f"{self._data_path}: eSpeak NG cannot read its data; reinstall espeakng-loader"
+                    )
+                try:
+                    library.espeak_Info.restype = ctypes.c_char_p
+                    self.version = library.espeak_Info(None).decode()
+                    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # it would be the time of day
+                    yield library
+                finally:
+                    library.espeak_Terminate()
         finally:
             _ctypes.dlclose(library._handle)
 
@@ -116,13 +121,23 @@ class Synthesiser:
 def resample(samples: np.ndarray) -> np.ndarray:
     """int16 (S,) at 22,050 Hz as int16 at 16,000 Hz, band-limited, clipped at full scale."""
     import torch
-    from torchaudio.functional import resample as band_limited
 
-    # float64: rounding to int16 then hides in which order threads add
     wave = torch.from_numpy(samples.astype(np.float64))
-    resampled = band_limited(wave, NATIVE_RATE_HZ, SAMPLE_RATE_HZ, lowpass_filter_width=16)
-    limits = np.iinfo(np.int16)
-    return resampled.round().clamp(limits.min, limits.max).numpy().astype(np.int16)
+    limits = torch.iinfo(torch.int16)
+    resampled = _band_limiter()(wave).round().clamp(limits.min, limits.max)
+    return np.asarray(resampled.to(torch.int16))
+
+
+@cache
+def _band_limiter() -> Callable[[torch.Tensor], torch.Tensor]:
+    import torch
+    from torchaudio.transforms import Resample
+
+    # float64: rounding to int16 then hides in which order threads add.
+    limiter: Callable[[torch.Tensor], torch.Tensor] = Resample(
+        NATIVE_RATE_HZ, SAMPLE_RATE_HZ, lowpass_filter_width=16, dtype=torch.float64
+    )
+    return limiter
 
 
 def _set_voice(library: ctypes.CDLL, voice: Voice) -> None:
@@ -135,12 +150,13 @@ def _set_voice(library: ctypes.CDLL, voice: Voice) -> None:
 
 
 @contextmanager
-def _short_path(data_path: Path) -> Iterator[Path]:
+def _short_path(data_path: Path) -> Iterator[bytes]:
     """The path itself, or a short link to it where the library's buffer would cut it."""
-    if len(str(data_path).encode()) <= MAX_DATA_PATH_BYTES:
-        yield data_path
+    path = os.fsencode(data_path)
+    if len(path) <= MAX_DATA_PATH_BYTES:
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
         link = Path(folder) / data_path.name
         link.symlink_to(data_path, target_is_directory=True)
-        yield link
+        yield os.fsencode(link)

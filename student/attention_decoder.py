@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from student.attention import attend
 from student.config import DecoderConfig
 from student.dropout import Dropout
 
@@ -85,9 +86,7 @@ class Attention(nn.Module):
         """(B, U, D); `mask` is True where a query may look."""
         query = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         key, value = self.key_value(source).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
-        attended = functional.scaled_dot_product_attention(
-            query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, is_causal=causal
-        )
+        attended = attend(query, key.transpose(1, 2), value.transpose(1, 2), mask, causal)
         projected: Tensor = self.project(attended.transpose(1, 2).flatten(2))
         return projected
 

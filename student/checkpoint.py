@@ -33,7 +33,7 @@ class Checkpoint:
     epoch, step_in_epoch : the sampler's next position     bad_steps_in_row : skipped just before
     optimiser : state dict, empty in a finished model     units_model : bytes of the SentencePiece model
     pieces : the teacher's ids that the decoders know, None without decoders
-    counts : of the whole run so far (skipped steps, ...)
+    totals : of the whole run so far: skipped_steps, seconds, audio_seconds
     """
 
     config: StudentConfig
@@ -43,10 +43,9 @@ class Checkpoint:
     epoch: int
     step_in_epoch: int
     bad_steps_in_row: int
-    counts: Mapping[str, int]
+    totals: Mapping[str, float]
     units_model: bytes
     pieces: tuple[int, ...] | None
-    teacher_vocabulary_size: int
     cache_fingerprint: str
     versions: Mapping[str, str]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from student.attention import attend
 from student.config import ConformerConfig
 from student.dropout import Dropout
 from student.errors import StudentError
@@ -122,10 +123,10 @@ class ConformerBlock(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None, rotation_by_frame: Tensor) -> Tensor:
         """(B, T', D) to (B, T', D); `padding` is True beyond an utterance's end, (B, T')."""
-        x = x + 0.5 * self.dropout(self.feed_forward_in(x))
+        x = torch.add(x, self.dropout(self.feed_forward_in(x)), alpha=0.5)
         x = x + self.dropout(self.attention(x, padding, rotation_by_frame))
         x = x + self.dropout(self.convolution(x, padding))
-        x = x + 0.5 * self.dropout(self.feed_forward_out(x))
+        x = torch.add(x, self.dropout(self.feed_forward_out(x)), alpha=0.5)
         normalised: Tensor = self.norm(x)
         return normalised
 
@@ -143,10 +144,7 @@ class FeedForward(nn.Sequential):
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head self-attention with rotary positions (Su et al. 2021, arXiv 2104.09864).
-
-    No dropout on the attention weights: a CPU would leave its fused kernel for it.
-    """
+    """Multi-head self-attention with rotary positions (Su et al. 2021, arXiv 2104.09864)."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
@@ -161,9 +159,7 @@ class RotaryAttention(nn.Module):
         query_key, value = mixed[:, :, :2], mixed[:, :, 2]
         query, key = rotate(query_key, rotation_by_frame).unbind(2)
         mask = None if padding is None else ~padding[:, None, None, :]
-        attended = functional.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
-        )
+        attended = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask)
         projected: Tensor = self.project_out(attended.transpose(1, 2).flatten(2))
         return projected
 

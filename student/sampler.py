@@ -109,3 +109,8 @@ def grouped(
         steps[-1].append(batch)
         total += added
     return steps
+
+
+def batches_of(seconds: npt.NDArray[np.float64], padded_seconds: float) -> list[Indices]:
+    """Every utterance once in batches of like duration, for measuring; an overlong one is a batch alone."""
+    return bucketed(seconds, max(padded_seconds, float(seconds.max())), np.random.default_rng(0))

@@ -112,7 +112,8 @@ def build_vocabulary(
 
 def _logsumexp(values: Floats) -> Floats:
     """Log of the summed exponentials of each row, (U,); -inf for a row of -inf."""
-    return np.logaddexp.reduce(values, axis=-1, initial=-np.inf)
+    summed: Floats = np.logaddexp.reduce(values, axis=-1, initial=-np.inf)
+    return summed
 
 
 def _padded(rows: Sequence[npt.NDArray[np.int64] | Floats], padding: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run trains on: manifests, units and the teacher's labels, checked against each other before step 1."""
+"""What a run trains on: manifests, units and the teacher's labels, checked against each other first."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from student.augmentation import spec_augment, utterance_generator
 from student.config import ObjectiveConfig, StudentConfig
-from student.dataset import SpeechDataset, fits_ctc
+from student.dataset import SpeechBatch, SpeechDataset, fits_ctc
 from student.errors import StudentError
+from student.features import LogMel
 from student.manifest import Utterance, read_manifest
-from student.objective import DecoderBatch
+from student.objective import DecoderBatch, TrainingBatch
 from student.targets import DecoderVocabulary, build_vocabulary
 from student.units import Units
 from teacher_cache.config import CacheConfig
@@ -65,6 +69,20 @@ class Split:
     speech: SpeechDataset
     labels: Labels | None
 
+    @torch.no_grad()
+    def training_batch(self, heard: SpeechBatch, log_mel: LogMel, device: torch.device) -> TrainingBatch:
+        """What the objective takes, on `device`, with SpecAugment where the speech is augmented."""
+        features, frame_lengths = log_mel(heard.waveforms.to(device), heard.sample_lengths.to(device))
+        if self.speech.augmentation is not None:
+            generators = [
+                utterance_generator(self.speech.seed, heard.epoch, self.speech.utterances[index].id, "masks")
+                for index in heard.indices
+            ]
+            features = spec_augment(features, frame_lengths, self.speech.augmentation, generators)
+        decoder = self.labels.batch(heard.indices) if self.labels else None
+        batch = TrainingBatch(features, frame_lengths, heard.units, heard.unit_lengths, decoder)
+        return batch.to(device)
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
@@ -95,27 +113,28 @@ def load_training_data(job: TrainingJob, pieces: Sequence[int] | None, say: Say)
     train, train_digests, left_out = _speech(job, units, job.train_manifest, is_training=True)
     if left_out:
         say(f"left out {left_out} training utterances: more units than frames")
-    dev, dev_digests = None, list[bytes]()
+    dev: SpeechDataset | None = None
+    dev_digests: list[bytes] = []
     if job.dev_manifest is not None:
         dev, dev_digests, dev_left_out = _speech(job, units, job.dev_manifest, is_training=False)
         if dev_left_out:
             say(f"left out {dev_left_out} dev utterances: more units than frames")
     if not job.config.objective.uses_attention:
-        return TrainingData(units, Split(train, None), dev and Split(dev, None), left_out, "")
+        return TrainingData(
+            units, Split(train, None), Split(dev, None) if dev is not None else None, left_out, ""
+        )
     reader = open_cache(job)
     reader.require({u.id: digest for u, digest in zip(train.utterances, train_digests, strict=True)})
     vocabulary = _vocabulary(job, reader, train_digests, pieces, say)
     labels = Labels(reader, vocabulary, job.config.objective, train_digests)
-    dev_labels = None
+    dev_split = None
     if dev is not None:
+        dev_split = Split(dev, Labels(reader, vocabulary, job.config.objective, dev_digests))
         absent = sum(digest not in reader for digest in dev_digests)
         if absent:
-            say(f"the cache lacks {absent} of {len(dev_digests)} dev utterances: dev WER only, no dev loss")
-        else:
-            dev_labels = Labels(reader, vocabulary, job.config.objective, dev_digests)
-    return TrainingData(
-        units, Split(train, labels), dev and Split(dev, dev_labels), left_out, reader.fingerprint
-    )
+            say(f"the cache lacks {absent} of {len(dev_digests)} dev utterances: no decoder figures on dev")
+            dev_split = Split(dev, None)
+    return TrainingData(units, Split(train, labels), dev_split, left_out, reader.fingerprint)
 
 
 def open_cache(job: TrainingJob) -> TeacherCacheReader:
@@ -155,7 +174,9 @@ def _speech(
         if fits_ctc(unit_ids, utterance.seconds, config.features, fastest):
             kept.append((utterance, unit_ids, digest))
     if not kept:
-        raise StudentError(f"{manifest}: none of its {len(utterances)} utterances can be used; see prepare.json")
+        raise StudentError(
+            f"{manifest}: none of its {len(utterances)} utterances can be used; see prepare.json"
+        )
     dataset = SpeechDataset(
         utterances=[utterance for utterance, _, _ in kept],
         unit_ids=[unit_ids for _, unit_ids, _ in kept],

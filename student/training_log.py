@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-METRICS_NAME, LOG_NAME, RESULT_NAME = "metrics.jsonl", "log.txt", "result.json"
+METRICS_NAME, LOG_NAME = "metrics.jsonl", "log.txt"
 
 
 class RunLog:

@@ -88,6 +88,7 @@ def train_units(
             bos_id=-1,
             eos_id=-1,
             hard_vocab_limit=False,
+            unk_surface="",
             num_threads=1,
             max_sentence_length=1_000_000,
             minloglevel=2,

@@ -148,6 +148,9 @@ def quantise(logprobs: np.ndarray) -> np.ndarray:
     return np.clip(steps, 0, SATURATED).astype(np.uint16)
 
 
-def dequantise(steps: np.ndarray) -> np.ndarray:
-    """float32 natural-log probabilities of stored uint16 steps; exact, 16 bits fit a float's 24."""
-    return steps.astype(np.float32) * np.float32(-1.0 / LOGPROB_STEPS_PER_NAT)
+def dequantise(steps: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """float32 natural-log probabilities of stored steps, divided by the temperature.
+
+    Exact at temperature 1: the 16 bits of a step fit a float's 24.
+    """
+    return steps * np.float32(-1.0 / (LOGPROB_STEPS_PER_NAT * temperature))

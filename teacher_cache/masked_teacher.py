@@ -145,6 +145,7 @@ class MaskedTeacher:
             raise CacheError(f"passage {shown} holds no token; leave it out of the manifest")
         return EncodedPassage(np.array(ids), int(own[0]), len(own), word[own])
 
+    @torch.inference_mode()
     def score(
         self,
         encoded: Sequence[EncodedPassage],
@@ -156,7 +157,7 @@ class MaskedTeacher:
 
         wanted : bool (P,) over the own pieces of all passages, one passage behind the other.
         Batches hold copies of one length, so there is neither padding nor a mask, and follow from the
-        arguments alone. Raises CacheError where the model yields NaN or infinity.
+        arguments alone. Raises CacheError that names the passage where the model yields NaN or infinity.
         """
         own_length = np.array([passage.own_length for passage in encoded])
         passage_of_piece = np.repeat(np.arange(len(encoded)), own_length)
@@ -177,11 +178,18 @@ class MaskedTeacher:
             is_row = wanted[pieces]  # under whole_word a neighbouring shard may own part of the word
             pieces, hidden = pieces[is_row], hidden[torch.from_numpy(is_row).to(self.device)]
             gold_id = torch.from_numpy(gold[pieces]).to(self.device)
-            blocks.append(rank_logits(self.head(hidden), gold_id, is_special, top_k, config.temperatures))
+            rows = rank_logits(self.head(hidden), gold_id, is_special, top_k, config.temperatures)
+            if not np.isfinite(rows.gold_logprob).all():
+                first = encoded[passage_of_piece[pieces[~np.isfinite(rows.gold_logprob)][0]]]
+                shown = repr(self.tokenizer.decode(first.own_ids)[:SHOWN_CHARACTERS])
+                raise CacheError(
+                    f"the teacher yields NaN or infinity for passage {shown}; check its weights, or set "
+                    '[cache] dtype = "float32"'
+                )
+            blocks.append(rows)
             places.append(pieces)
         return in_order(blocks, places)
 
-    @torch.inference_mode()
     def _hidden_pieces(
         self, encoded: Sequence[EncodedPassage], copies: MaskedCopies, batch: slice, position: np.ndarray
     ) -> tuple[np.ndarray, Tensor]:
@@ -216,10 +224,11 @@ def _load_folder(folder: Path) -> tuple[Any, Any]:
         raise CacheError(
             f"{folder}: not a masked language model in safetensors ({reason}); name another under [teacher]"
         ) from error
-    if report["missing_keys"]:
+    missing = sorted(report["missing_keys"])
+    if missing:
         raise CacheError(
-            f"{folder}: its weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} "
-            "more; name a teacher that was saved with its masked-LM head"
+            f"{folder}: {len(missing)} weights are missing, among them {missing[0]}; name a teacher that was "
+            "saved with its masked-LM head"
         )
     if not tokenizer.is_fast or tokenizer.mask_token_id is None:
         raise CacheError(f"{folder}: needs a fast tokenizer with a mask piece; save tokenizer.json beside it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,7 +12,7 @@ import numpy as np
 class MaskedCopies:
     """C masked copies, ordered by length, that hide H pieces between them.
 
-    passage : int64 (C,), which passage is copied     length : int64 (C,), its tokens with context and specials
+    passage : int64 (C,), which passage is copied     length : int64 (C,), all its tokens
     copy : int64 (H,), ascending, which copy hides the piece
     piece : int64 (H,), which of the P pieces it is
     """
@@ -70,10 +71,9 @@ def batches_of_equal_length(length: np.ndarray, batch_tokens: int) -> list[slice
 
     A copy longer than the budget makes a batch of its own. The cut depends on `length` alone.
     """
-    edges = np.flatnonzero(np.diff(length)) + 1
-    starts = [0, *edges.tolist()] if len(length) else []
+    starts = np.flatnonzero(np.diff(length, prepend=0)).tolist()  # a copy is never of length 0
     batches = []
-    for start, stop in zip(starts, [*starts[1:], len(length)], strict=True):
+    for start, stop in pairwise([*starts, len(length)]):
         size = max(1, batch_tokens // int(length[start]))
         batches += [slice(begin, min(begin + size, stop)) for begin in range(start, stop, size)]
     return batches

@@ -13,6 +13,7 @@ import numpy as np
 from teacher_cache.arrays import CacheArrays
 from teacher_cache.errors import CacheError
 from teacher_cache.layout import MISSING_STEPS, dequantise
+from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.records import read_manifest
 from teacher_cache.schema import Manifest
 
@@ -48,7 +49,13 @@ class _Rows:
     tail_logprob: np.ndarray  # float32 (n,), beyond k'
 
     def __getitem__(self, span: slice) -> _Rows:
-        return _Rows(*(getattr(self, part.name)[span] for part in fields(self)))
+        return _Rows(
+            self.gold_id[span],
+            self.top_id[span],
+            self.steps[span],
+            self.lognorm[span],
+            self.tail_logprob[span],
+        )
 
 
 class TeacherCacheReader:
@@ -103,16 +110,16 @@ class TeacherCacheReader:
         return self.manifest.layout.num_passages
 
     def __contains__(self, digest: bytes) -> bool:
-        return bool(self._places(np.frombuffer(digest, self._digests.dtype))[0] >= 0)
+        return self._place(digest) >= 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What a spawned worker gets: the settings; it loads the arrays itself."""
-        loaded = ("_arrays", "_digests", "_spans", "_rows", "vocabulary", "is_special")
+        loaded = ("_arrays", "_digests", "_keys", "_spans", "_rows", "vocabulary", "is_special")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     def targets(self, digest: bytes) -> TeacherTargets:
         """The labels of one passage; CacheError where the cache does not hold it."""
-        place = int(self._places(np.frombuffer(digest, self._digests.dtype))[0])
+        place = self._place(digest)
         if place < 0:
             raise CacheError(
                 f"cache {self.fingerprint} holds no passage {digest.hex()}; label it with "
@@ -121,11 +128,11 @@ class TeacherCacheReader:
         start, stop = self._spans[place]
         span = slice(int(start), int(stop))
         rows = self._rows[span] if self._memory else self._read_rows(span)
-        logprobs = dequantise(rows.steps) / np.float32(self.temperature)
-        if self.tail == "bucket":
-            logprobs -= rows.lognorm[:, None]
-        else:
+        logprobs = dequantise(rows.steps, self.temperature)
+        if self.tail == "renormalise":
             logprobs -= np.logaddexp.reduce(logprobs, axis=1, keepdims=True)
+        elif self.temperature != 1:
+            logprobs -= rows.lognorm[:, None]
         return TeacherTargets(
             gold_ids=rows.gold_id.astype(np.int32),
             top_ids=rows.top_id.astype(np.int32),
@@ -137,8 +144,10 @@ class TeacherCacheReader:
         """CacheError that names the first utterances (key of `digest_of`) whose passage is not held."""
         if not digest_of:
             return
-        places = self._places(np.frombuffer(b"".join(digest_of.values()), self._digests.dtype))
-        names = [name for name, place in zip(digest_of, places, strict=True) if place < 0]
+        keys = np.frombuffer(b"".join(digest_of.values()), self._keys.dtype)
+        found = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
+        held = self._keys[found] == keys
+        names = [name for name, is_held in zip(digest_of, held, strict=True) if not is_held]
         if names:
             more = f" and {len(names) - NAMED_IN_ERRORS:,} more" if len(names) > NAMED_IN_ERRORS else ""
             raise CacheError(
@@ -146,11 +155,10 @@ class TeacherCacheReader:
                 f"{len(digest_of):,} utterances; label them with `bert2ctc cache build`"
             )
 
-    def _places(self, keys: np.ndarray) -> np.ndarray:
-        """Passage numbers of digests; -1 where absent."""
-        found = np.minimum(np.searchsorted(self._digests, keys), len(self._digests) - 1)
-        places: np.ndarray = np.where(self._digests[found] == keys, found, -1)
-        return places
+    def _place(self, digest: bytes) -> int:
+        """The passage's number; -1 where absent."""
+        place = int(self._keys.searchsorted(np.frombuffer(digest, self._keys.dtype))[0])
+        return place if place < len(self) and self._digests[place].tobytes() == digest else -1
 
     @cached_property
     def _arrays(self) -> CacheArrays:
@@ -164,8 +172,12 @@ class TeacherCacheReader:
 
     @cached_property
     def _digests(self) -> np.ndarray:
-        # numpy compares 16-byte strings as unsigned bytes; the zeros that it strips cannot tell two apart
-        return self._arrays.read("passage/digest").view("S16")[:, 0]
+        return self._arrays.read("passage/digest")
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        # numpy orders strings of equal length as unsigned bytes, which is the order of the file
+        return self._digests.view(f"S{DIGEST_BYTES}")[:, 0]
 
     @cached_property
     def _spans(self) -> np.ndarray:
@@ -182,7 +194,7 @@ class TeacherCacheReader:
     @cached_property
     def is_special(self) -> np.ndarray:
         """Bool (V,): pieces that no transcript is made of."""
-        return self._arrays.read("vocabulary/is_special") != 0
+        return self._arrays.read("vocabulary/is_special").astype(bool)
 
     @cached_property
     def _rows(self) -> _Rows:
@@ -224,6 +236,6 @@ class TeacherCacheReader:
                 f"{self.path}: row {row} was never written; check the cache with `bert2ctc cache verify`"
             )
         if top_k < steps.shape[1]:
-            beyond = dequantise(steps[:, top_k:]) / np.float32(self.temperature) - lognorm[:, None]
+            beyond = dequantise(steps[:, top_k:], self.temperature) - lognorm[:, None]
             tail = np.logaddexp(tail, np.logaddexp.reduce(beyond, axis=1))
         return _Rows(gold_id, top_id, steps[:, :top_k], lognorm, tail)

@@ -117,16 +117,23 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `from_json` gives the equal manifest back."""
-        return asdict(self)
+        """A JSON object with the sha256 of its own canonical JSON; `from_json` gives the manifest back."""
+        entry = asdict(self)
+        return {**entry, "sha256": sha256_of(canonical_json(entry))}
 
     @staticmethod
     def from_json(entry: Mapping[str, Any], source: str = "manifest.json") -> Manifest:
-        """The manifest of a JSON object; CacheError for another format or a damaged object."""
+        """The manifest of a JSON object; CacheError for another format or an object that was changed."""
+        entry = dict(entry)
         version = entry.get("format_version")
         if version != FORMAT_VERSION:
             raise CacheError(
                 f"{source}: format {version}, this code reads {FORMAT_VERSION}; rebuild with "
+                "`bert2ctc cache build`"
+            )
+        if entry.pop("sha256", "") != sha256_of(canonical_json(entry)):
+            raise CacheError(
+                f"{source}: changed since it was written; fetch or build the cache again with "
                 "`bert2ctc cache build`"
             )
         try:

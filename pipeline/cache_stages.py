@@ -1,0 +1,102 @@
+"""The stages of `bert2ctc cache ...`: build, list, describe, verify, remove."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.config import ExperimentConfig
+from pipeline.console import Report, table
+from pipeline.roots import Roots
+from pipeline.stages import prepared_folder, teacher_folder
+from pipeline.text import normaliser_identity
+from student.manifest import read_manifest
+from teacher_cache import store
+from teacher_cache.progress import progress
+
+_MASS_AT = ("1", "4", "8", "16", "32", "64")
+
+
+def build_teacher_cache(config: ExperimentConfig, roots: Roots, dry_run: bool, scheduler: str) -> Report:
+    """Score every token of the config's splits once, or name the published cache that covers them."""
+    from teacher_cache.build import BuildRequest, build_cache, plan_summary
+
+    prepared = prepared_folder(config, roots)
+    request = BuildRequest(
+        splits={name: read_manifest(prepared / f"{name}.jsonl") for name in config.build.splits},
+        teacher_folder=teacher_folder(config, roots),
+        cache=config.cache,
+        build=config.build,
+        root=roots.cache,
+        name=config.name,
+        normaliser=normaliser_identity(),
+        scheduler=scheduler or None,
+    )
+    if dry_run:
+        planned = plan_summary(request)
+        return Report(planned, _facts(planned))
+    result = build_cache(request)
+    return Report(asdict(result), [])
+
+
+def list_teacher_caches(roots: Roots) -> Report:
+    """The published caches, damaged ones with their fault."""
+    entries = store.list_caches(roots.cache)
+    rows, found = [], []
+    for entry in entries:
+        layout = entry.manifest.layout if entry.manifest else None
+        rows.append(
+            [
+                entry.fingerprint,
+                ", ".join(entry.names) or "-",
+                entry.manifest.teacher.name if entry.manifest else entry.fault,
+                f"{layout.num_rows:,}" if layout else "?",
+                f"{layout.top_k}" if layout else "?",
+                f"{entry.num_bytes / 1e6:,.1f}",
+            ]
+        )
+        found.append({"fingerprint": entry.fingerprint, "names": list(entry.names), "bytes": entry.num_bytes})
+    if not rows:
+        return Report({"caches": []}, [f"no cache below {roots.cache}; make one with `make teacher-cache`"])
+    return Report(
+        {"caches": found}, [table("", ["fingerprint", "names", "teacher", "rows", "K", "MB"], rows)]
+    )
+
+
+def describe_cache(reference: str, roots: Roots) -> Report:
+    """What one cache holds."""
+    described = store.describe(store.resolve(roots.cache, reference))
+    return Report(described, _facts(described))
+
+
+def verify_teacher_cache(reference: str, roots: Roots) -> Report:
+    """Every fault of a cache; none is a good answer."""
+    from teacher_cache.verify import verify_cache
+
+    path = store.resolve(roots.cache, reference)
+    started = time.monotonic()
+    with progress("verifying", total=store.read_manifest(path).layout.num_shards, unit="shards") as advance:
+        faults = verify_cache(path, progress=advance)
+    result = {"path": str(path), "faults": faults, "seconds": time.monotonic() - started}
+    told = faults or [f"{path}: every row, table and receipt is as it was written"]
+    return Report(result, told)
+
+
+def remove_teacher_cache(fingerprint: str, roots: Roots) -> Report:
+    """Delete one published cache."""
+    path = store.remove_cache(roots.cache, fingerprint)
+    return Report({"removed": str(path)}, [f"removed {path}"])
+
+
+def collect_cache_garbage(roots: Roots, delete: bool) -> Report:
+    """Leftovers of dead builds, listed or deleted."""
+    paths = [str(path) for path in store.collect_garbage(roots.cache, delete)]
+    told = [f"{'deleted' if delete else 'leftover'} {path}" for path in paths] or ["no leftovers"]
+    if paths and not delete:
+        told.append("delete them with `bert2ctc cache gc --yes`")
+    return Report({"leftovers": paths, "deleted": delete}, told)
+
+
+def _facts(facts: dict[str, Any]) -> list[str]:
+    return [f"{label}: {value}" for label, value in facts.items()]

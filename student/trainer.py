@@ -1,0 +1,54 @@
+"""Trains a student from manifests and a teacher cache; a run that stops anywhere goes on as if it had not."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+
+from student.checkpoint import Checkpoint, load_checkpoint, saved_steps, step_path
+from student.errors import StudentError
+from student.interruption import TrainingInterrupted, run_lock, stop_on_signals
+from student.training_data import TrainingJob, load_training_data
+from student.training_log import RunLog
+from student.training_result import TrainingResult, read_result
+from student.training_run import Run
+
+__all__ = ["TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
+
+
+def train(job: TrainingJob) -> TrainingResult:
+    """Train until `max_steps`, going on from the run folder's last checkpoint where there is one.
+
+    Writes checkpoints/, tensorboard/, metrics.jsonl, log.txt and, at the end, final.pt and result.json.
+    Raises TrainingInterrupted after SIGTERM or Ctrl-C, with a checkpoint of the step reached; StudentError
+    or CacheError where inputs do not fit each other, or where steps keep failing.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(run_lock(job.run_dir))
+        stop = stack.enter_context(stop_on_signals())
+        finished = read_result(job.run_dir)
+        if finished is not None:
+            return finished
+        steps = saved_steps(job.run_dir)
+        checkpoint = load_checkpoint(step_path(job.run_dir, steps[-1])) if steps else None
+        if checkpoint is not None:
+            _refuse_another_config(job, checkpoint)
+        log = stack.enter_context(RunLog(job.run_dir, checkpoint.step if checkpoint else 0))
+        data = load_training_data(job, checkpoint.pieces if checkpoint else None, log.say)
+        run = Run(job, data, log, checkpoint)
+        run.train(stop)
+        return run.finish()
+
+
+def _refuse_another_config(job: TrainingJob, checkpoint: Checkpoint) -> None:
+    differing = [
+        f"{table}.{key} {value!r}, now {now[table][key]!r}"
+        for now in [asdict(job.config)]
+        for table, entries in asdict(checkpoint.config).items()
+        for key, value in entries.items()
+        if now[table][key] != value
+    ]
+    if differing:
+        raise StudentError(
+            f"{job.run_dir}: began with another config ({'; '.join(differing)}); start a new run with RUN="
+        )

@@ -1,0 +1,276 @@
+"""A run in progress: its steps, its measurements on dev, and what it saves of itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from math import isfinite
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from student.checkpoint import (
+    FINAL_NAME,
+    Checkpoint,
+    best_step,
+    mark_best,
+    prune_checkpoints,
+    save_checkpoint,
+    step_path,
+)
+from student.dataset import SpeechBatch, load_batches
+from student.device import choose_device, choose_precision, describe_device
+from student.errors import StudentError
+from student.interruption import StopRequest, TrainingInterrupted
+from student.model import Bert2CTC, inference_state
+from student.monitoring import dev_figures
+from student.objective import compute_objective
+from student.sampler import BatchSampler, Step
+from student.schedule import build_optimiser, learning_rate
+from student.training_data import TrainingData, TrainingJob
+from student.training_log import RunLog
+from student.training_result import TrainingResult, write_result
+from teacher_cache.progress import progress
+
+NORMALISATION_UTTERANCES = 1000
+_DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "sentencepiece", "soundfile", "numpy", "zarr")
+
+
+class Run:
+    """A run in progress: model, optimiser and position, all of which a checkpoint holds."""
+
+    def __init__(
+        self, job: TrainingJob, data: TrainingData, log: RunLog, checkpoint: Checkpoint | None
+    ) -> None:
+        self.job, self.data, self.log, self.config = job, data, log, job.config
+        trainer = job.config.trainer
+        if trainer.threads:
+            torch.set_num_threads(trainer.threads)
+        self.device = choose_device(trainer.device)
+        self.precision = choose_precision(trainer.precision, self.device)
+        self.sampler = BatchSampler(
+            seconds_of=data.train.speech.seconds,
+            batch_seconds=trainer.batch_seconds,
+            micro_batch_seconds=trainer.micro_batch_seconds,
+            seed=trainer.seed,
+        )
+        self.step = self.epoch = self.step_in_epoch = self.bad_steps_in_row = 0
+        self.totals = {"skipped_steps": 0.0, "seconds": 0.0, "audio_seconds": 0.0}
+        self.dev_wer: float | None = None
+        self.evaluated_step = -1
+        torch.manual_seed(trainer.seed)
+        num_pieces = data.vocabulary.num_outputs if data.vocabulary else None
+        self.model = Bert2CTC(job.config, data.units.size, num_pieces)
+        if checkpoint is None:
+            self.model.features.fit(self._normalisation_batches())
+        self.model.to(self.device)
+        self.optimiser = build_optimiser(self.model, trainer)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self._introduce()
+
+    def train(self, stop: StopRequest) -> None:
+        """Steps up to `max_steps`; a stop request ends it at the next step boundary with a checkpoint."""
+        trainer = self.config.trainer
+        steps = self.sampler.steps(self.epoch, self.step_in_epoch)
+        keys = (
+            [(step.epoch, int(index)) for index in batch]
+            for step in self.sampler.steps(self.epoch, self.step_in_epoch)
+            for batch in step.share()
+        )
+        batches = load_batches(self.data.train.speech, keys, trainer.data_workers)
+        self.model.train()
+        with progress("training", total=trainer.max_steps - self.step, unit="steps") as advance:
+            while self.step < trainer.max_steps:
+                if stop:
+                    self._interrupt(stop)
+                figures = self._train_step(next(steps), batches)
+                self.log.figures(self.step, "train", figures)
+                if self.step % trainer.evaluate_every_steps == 0:
+                    self.evaluate()
+                if self.step % trainer.checkpoint_every_steps == 0:
+                    self.save()
+                advance(
+                    1,
+                    note=f"epoch {self.epoch} loss {figures['loss']:.3f} rate {figures['learning_rate']:.1e} "
+                    f"{figures['audio_seconds_per_second']:.0f} x real time",
+                )
+
+    def evaluate(self) -> None:
+        """Measure the dev split; a new best WER is saved at once."""
+        self.evaluated_step = self.step
+        if self.data.dev is None:
+            return
+        figures = dev_figures(self.model, self.data.dev, self.data.units, self.config, self.precision.dtype)
+        self.log.figures(self.step, "dev", figures)
+        shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.log.say(f"step {self.step} dev: {shown}")
+        self.dev_wer = figures["wer"]
+        best = best_step(self.job.run_dir)
+        if best is None or self.dev_wer < best[1]:
+            self.save()
+            mark_best(self.job.run_dir, self.step, self.dev_wer)
+
+    def save(self) -> None:
+        """Write the checkpoint of this step and prune older ones."""
+        path = step_path(self.job.run_dir, self.step)
+        save_checkpoint(path, self._checkpoint(self.model.state_dict(), self.optimiser.state_dict()))
+        prune_checkpoints(self.job.run_dir, self.config.trainer.keep_checkpoints)
+
+    def finish(self) -> TrainingResult:
+        """Evaluate once more where the last step was not, write final.pt and result.json."""
+        if self.evaluated_step != self.step:
+            self.evaluate()
+        self.save()
+        state = inference_state(self.model.state_dict())
+        save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
+        best = best_step(self.job.run_dir)
+        result = TrainingResult(
+            steps=self.step,
+            epoch=self.epoch,
+            dev_wer=self.dev_wer,
+            best_dev_wer=best[1] if best else None,
+            best_step=best[0] if best else None,
+            skipped_steps=int(self.totals["skipped_steps"]),
+            left_out_utterances=self.data.left_out,
+            padding_fraction=self.sampler.padding_fraction(),
+            seconds=self.totals["seconds"],
+            audio_seconds=self.totals["audio_seconds"],
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            inference_parameters=sum(tensor.numel() for tensor in state.values()),
+            cache_fingerprint=self.data.cache_fingerprint,
+            device=describe_device(self.device),
+            precision=self.precision.reason,
+        )
+        write_result(self.job.run_dir, result)
+        self.log.say(f"finished {self.step} steps in {self.totals['seconds']:.0f} s: {self.job.run_dir}")
+        return result
+
+    def _train_step(self, step: Step, batches: Iterator[SpeechBatch]) -> dict[str, float]:
+        """One optimiser step, or none where its loss or gradient is no number; its figures by name."""
+        started, trainer = time.monotonic(), self.config.trainer
+        torch.manual_seed(dropout_seed(trainer.seed, self.step))
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        heard_samples = waited = 0.0
+        for _ in step.share():
+            asked = time.monotonic()
+            heard = next(batches)
+            waited += time.monotonic() - asked
+            heard_samples += float(heard.sample_lengths.sum())
+            batch = self.data.train.training_batch(heard, self.model.features, self.device)
+            with torch.autocast(
+                self.device.type, self.precision.dtype, enabled=self.precision.dtype != torch.float32
+            ):
+                loss, terms = compute_objective(self.model, batch, self.config, step.num_utterances)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for name, term in (("loss", loss), *terms.items()):
+                sums[name] = sums.get(name, 0) + term.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
+        figures = {name: float(value) for name, value in sums.items()} | {"gradient_norm": float(norm)}
+        rate = learning_rate(self.step + 1, trainer)
+        if isfinite(figures["loss"]) and isfinite(figures["gradient_norm"]):
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            self.optimiser.step()
+            self.bad_steps_in_row = 0
+        else:
+            self._skip(figures)
+        self.step += 1
+        self.epoch, self.step_in_epoch = step.epoch, step.step_in_epoch + 1
+        seconds, audio_seconds = time.monotonic() - started, heard_samples / self._sample_rate_hz
+        self.totals["seconds"] += seconds
+        self.totals["audio_seconds"] += audio_seconds
+        return figures | {
+            "epoch": step.epoch,
+            "learning_rate": rate,
+            "audio_seconds_per_second": audio_seconds / seconds,
+            "data_wait_seconds": waited,
+        }
+
+    @property
+    def _sample_rate_hz(self) -> int:
+        return self.config.features.sample_rate_hz
+
+    def _skip(self, figures: dict[str, float]) -> None:
+        self.totals["skipped_steps"] += 1
+        self.bad_steps_in_row += 1
+        bad = self.bad_steps_in_row
+        self.log.say(
+            f"step {self.step + 1}: skipped, loss {figures['loss']}, gradient norm {figures['gradient_norm']}"
+        )
+        if bad >= self.config.trainer.max_bad_steps:
+            raise StudentError(
+                f"{bad} steps in a row gave no finite loss or gradient (trainer.max_bad_steps); start a new "
+                f"run with a lower trainer.learning_rate (now {self.config.trainer.learning_rate:g}) or a "
+                "longer trainer.warmup_steps"
+            )
+
+    def _interrupt(self, stop: StopRequest) -> None:
+        self.save()
+        raise TrainingInterrupted(
+            f"{stop.name}: saved at step {self.step} of {self.config.trainer.max_steps}; "
+            "the same command goes on from there",
+            stop.exit_code,
+        )
+
+    def _checkpoint(self, model: dict[str, Tensor], optimiser: dict[str, object]) -> Checkpoint:
+        vocabulary = self.data.vocabulary
+        return Checkpoint(
+            config=self.config,
+            model=model,
+            optimiser=optimiser,
+            step=self.step,
+            epoch=self.epoch,
+            step_in_epoch=self.step_in_epoch,
+            bad_steps_in_row=self.bad_steps_in_row,
+            totals=self.totals,
+            units_model=self.data.units.model_bytes,
+            pieces=vocabulary.piece_ids if vocabulary else None,
+            cache_fingerprint=self.data.cache_fingerprint,
+            versions={name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.cache_fingerprint != self.data.cache_fingerprint:
+            raise StudentError(
+                f"the run began with cache {checkpoint.cache_fingerprint or 'none'}, not with "
+                f"{self.data.cache_fingerprint or 'none'}; name that one with --cache or start a new run"
+            )
+        if checkpoint.units_model != self.data.units.model_bytes:
+            raise StudentError(
+                f"{self.job.units_model}: not the units that the run began with; start a new run"
+            )
+        self.model.load_state_dict(dict(checkpoint.model))
+        self.optimiser.load_state_dict(dict(checkpoint.optimiser))
+        self.step, self.epoch, self.step_in_epoch = (
+            checkpoint.step,
+            checkpoint.epoch,
+            checkpoint.step_in_epoch,
+        )
+        self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, dict(checkpoint.totals)
+        self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")
+
+    def _normalisation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Waveforms and lengths of up to NORMALISATION_UTTERANCES training utterances, chosen by the seed."""
+        speech = self.data.train.speech
+        order = np.random.default_rng(self.config.trainer.seed).permutation(len(speech))
+        keys = [[(0, int(index))] for index in order[:NORMALISATION_UTTERANCES]]
+        for batch in load_batches(speech, keys):
+            yield batch.waveforms, batch.sample_lengths
+
+    def _introduce(self) -> None:
+        speech = self.data.train.speech
+        hours = sum(utterance.seconds for utterance in speech.utterances) / 3600
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        self.log.say(
+            f"training on {describe_device(self.device)} in {self.precision.reason}: {weights:,} weights, "
+            f"{len(speech):,} utterances, {hours:.2f} hours, {self.sampler.padding_fraction():.1%} padding"
+        )
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """The seed of a step's dropout, so that no generator's state needs to be saved."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)

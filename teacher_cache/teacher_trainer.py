@@ -1,0 +1,188 @@
+"""transformers' Trainer for masked tokens: only masked positions reach the vocabulary projection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from teacher_cache.config import TeacherTrainingConfig
+from teacher_cache.errors import CacheError
+from teacher_cache.teacher_examples import OrderedExamples, PlacedMasks, TokenTable
+
+HELD_OUT_SENTENCES = 1024
+HELD_OUT_BATCH = 64
+LOG_EVERY_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutFigures:
+    """How well masked tokens of sentences that training never saw are filled.
+
+    masked_accuracy : 0..1     perplexity : exp of the mean negative log probability
+    """
+
+    masked_accuracy: float
+    perplexity: float
+    masked_tokens: int
+
+    def as_json(self) -> dict[str, float]:
+        """Plain numbers by name."""
+        return asdict(self)
+
+
+@contextmanager
+def masked_rows_only(model: nn.Module, is_masked: Tensor) -> Iterator[None]:
+    """Inside, the model's head sees only the M masked positions, as a batch (1, M) of the (B, T) given.
+
+    Give labels[is_masked] (1, M) and the model's own loss is unchanged: heads work position by position.
+    """
+
+    def select(module: nn.Module, arguments: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[is_masked].unsqueeze(0)
+        return output
+
+    handle = model.base_model.register_forward_hook(select)  # type: ignore[operator, union-attr]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class MaskedTokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """Trainer with the model's own loss, computed on the masked positions alone."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The mean cross-entropy over the masked positions of a batch, with a live graph."""
+        labels = inputs["labels"]
+        is_masked = labels != -100
+        arguments = {**inputs, "labels": labels[is_masked].unsqueeze(0)}
+        with masked_rows_only(self.model, is_masked):
+            outputs = model(**arguments)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """Our progress line instead of Trainer's; a loss that is no number ends the training."""
+
+    def __init__(self, advance: Callable[..., None]) -> None:
+        self._advance = advance
+        self._note = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._advance(1, self._note)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise CacheError(
+                f"the teacher's loss is {logs['loss']} at step {state.global_step}; lower learning_rate"
+            )
+        self._note = f"loss {logs['loss']:.3f}"
+
+
+def make_trainer(
+    model: nn.Module,
+    table: TokenTable,
+    order: np.ndarray,
+    masks: PlacedMasks,
+    arguments: TrainingArguments,
+    advance: Callable[..., None],
+) -> MaskedTokenTrainer:
+    """A Trainer that goes through `order` once."""
+    trainer = MaskedTokenTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=OrderedExamples(table, order),
+        data_collator=masks,
+        callbacks=[_Progress(advance)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def training_arguments(
+    config: TeacherTrainingConfig, checkpoints: Path, device: str, has_bfloat16: bool
+) -> TrainingArguments:
+    """What Trainer is told: our order, our progress, no reports to anywhere, linear decay after the warm-up."""
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=config.batch_size,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_fraction * config.max_steps,
+        weight_decay=config.weight_decay,
+        bf16=has_bfloat16,
+        use_cpu=device == "cpu",
+        seed=config.seed,
+        save_strategy="steps",
+        save_steps=config.save_every_steps,
+        save_total_limit=2,
+        logging_steps=LOG_EVERY_STEPS,
+        logging_nan_inf_filter=False,  # it would hide them
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=False,
+        train_sampling_strategy="sequential",  # `training_order` has shuffled already
+        dataloader_pin_memory=device == "cuda",
+    )
+    # Trainer would split a batch over all GPUs in threads; a teacher of this size wants one.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+@torch.no_grad()
+def held_out_figures(
+    model: nn.Module, table: TokenTable, tokenizer: Any, config: TeacherTrainingConfig
+) -> HeldOutFigures:
+    """Figures on the first 1,024 held-out sentences, float32, every chosen piece hidden by the mask piece.
+
+    The masks are the same at every call with equal arguments.
+    """
+    masks = PlacedMasks(
+        tokenizer=tokenizer,
+        mlm_probability=config.mask_fraction,
+        mask_replace_prob=1.0,
+        random_replace_prob=0.0,
+        seed=config.seed,
+    )
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    by_length = np.argsort(table.lengths[:HELD_OUT_SENTENCES], kind="stable")
+    num_correct, num_masked, total_nats = 0, 0, 0.0
+    for first in range(0, len(by_length), HELD_OUT_BATCH):
+        indices = by_length[first : first + HELD_OUT_BATCH]
+        batch = {
+            name: value.to(device) for name, value in masks([(int(i), table[i]) for i in indices]).items()
+        }
+        labels = batch.pop("labels")
+        is_masked = labels != -100
+        with masked_rows_only(model, is_masked):
+            logits = model(**batch).logits[0].float()
+        gold = labels[is_masked]
+        num_correct += int((logits.argmax(-1) == gold).sum())
+        num_masked += len(gold)
+        total_nats += float(nn.functional.cross_entropy(logits, gold, reduction="sum"))
+    model.train(was_training)
+    return HeldOutFigures(num_correct / num_masked, math.exp(min(total_nats / num_masked, 700.0)), num_masked)
