@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.config import ExperimentConfig
 from pipeline.console import Report, table
 from pipeline.roots import Roots
-from pipeline.stages import prepared_folder, teacher_folder
+from pipeline.stages import prepared_folder
+from pipeline.teacher_stages import teacher_folder
 from pipeline.text import normaliser_identity
 from student.manifest import read_manifest
 from teacher_cache import store

@@ -36,7 +36,7 @@ def data() -> None:
 @json_option
 def data_download(as_json: bool, **options: Any) -> None:
     """Fetch LibriSpeech SUBSETS below the data root, verified and extracted."""
-    from pipeline.stages import download_corpus
+    from pipeline.download_stage import download_corpus
 
     emit(download_corpus(**options), as_json)
 
@@ -83,7 +83,7 @@ def teacher() -> None:
 def teacher_train(config: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
     """Train or adapt the masked language model of CONFIG; never on transcripts that it will label."""
     from pipeline.config import load_config
-    from pipeline.stages import train_teacher
+    from pipeline.teacher_stages import train_teacher
 
     emit(train_teacher(load_config(config, overrides), roots), as_json)
 

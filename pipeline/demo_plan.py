@@ -13,7 +13,7 @@ from pipeline.synthesiser import Voice
 SPLITS = ("train", "dev", "test")
 ACCENTS = "en en-us en-gb-scotland en-gb-x-rp en-us-nyc en-029 en-gb-x-gbclan en-gb-x-gbcwmd".split()
 VARIANTS = "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Andy Alex Gene Lee Mike".split()
-WORDS_PER_MINUTE = (150, 190)
+WORDS_PER_MINUTE = (165, 210)
 PITCH = (30, 70)
 MAX_DRAWS = 1000  # for one sentence that is not used yet
 

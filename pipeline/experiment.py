@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
 from pipeline.console import Report, table
 from pipeline.errors import PipelineError
 from pipeline.roots import Roots
-from pipeline.run_record import provenance, read_record, write_json
+from pipeline.run_record import provenance, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,8 @@ def run_experiment(reference: str, roots: Roots, overrides: Sequence[str]) -> Re
     ladder = load_ladder(reference)
     config = load_config(ladder.config, overrides)
     folder = roots.runs / ladder.name
-    seconds = _shared_stages(ladder, config, roots, overrides)
+    known = _known_seconds(folder / "results.json")
+    seconds, accuracy = _shared_stages(ladder, config, roots, overrides, known)
     rows = [_student(name, ladder, config, roots, overrides) for name in ladder.students]
     for row in rows:
         seconds[f"train_{row['name']}"] = row["seconds"]
@@ -70,21 +72,34 @@ def run_experiment(reference: str, roots: Roots, overrides: Sequence[str]) -> Re
 
 
 def _shared_stages(
-    ladder: Ladder, config: ExperimentConfig, roots: Roots, overrides: Sequence[str]
-) -> dict[str, float]:
+    ladder: Ladder,
+    config: ExperimentConfig,
+    roots: Roots,
+    overrides: Sequence[str],
+    known: Mapping[str, float],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by stage, and the teacher's accuracy at the demo's homophones ({} elsewhere).
+
+    known : seconds of an earlier run; they stand for a stage that had nothing to do
+    """
     settings = [argument for override in overrides for argument in ("--set", override)]
     data, cache = ["--data-root", str(roots.data)], ["--cache-root", str(roots.cache)]
     runs, scratch = ["--runs-root", str(roots.runs)], ["--scratch-root", str(roots.scratch)]
-    seconds = {}
-    if config.demo_corpus is not None:
-        seconds["corpus"] = run_command("data", "demo", ladder.config, *settings, *data)["seconds"]
-    seconds["prepare"] = run_command("data", "prepare", ladder.config, *settings, *data, *runs)["seconds"]
-    if config.teacher_training is not None:
-        done = run_command("teacher", "train", ladder.config, *settings, *data, *runs, *scratch)
-        seconds["teacher"] = done["seconds"]
-    done = run_command("cache", "build", ladder.config, *settings, *data, *cache, *runs)
-    seconds["cache"] = done["seconds"]
-    return {stage: round(float(value), 1) for stage, value in seconds.items()}
+    commands = {
+        "corpus": ("data", "demo", ladder.config, *settings, *data),
+        "prepare": ("data", "prepare", ladder.config, *settings, *data, *runs),
+        "teacher": ("teacher", "train", ladder.config, *settings, *data, *runs, *scratch),
+        "cache": ("cache", "build", ladder.config, *settings, *data, *cache, *runs),
+    }
+    if config.demo_corpus is None:
+        del commands["corpus"]
+    seconds, accuracy = {}, {}
+    for stage, command in commands.items():
+        done = run_command(*command)
+        took = known.get(stage, done["seconds"]) if done.get("is_reused") else done["seconds"]
+        seconds[stage] = round(float(took), 1)
+        accuracy |= done.get("site_accuracy", {})
+    return seconds, accuracy
 
 
 def _student(
@@ -113,11 +128,8 @@ def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _teacher_accuracy(config: ExperimentConfig, roots: Roots) -> dict[str, Any]:
-    record = (
-        read_record(roots.runs / "teachers" / config.teacher.name) if config.demo_corpus is not None else None
-    )
-    return {} if record is None else {"teacher_site_accuracy": record.get("site_accuracy", {})}
+def _known_seconds(path: Path) -> dict[str, float]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else {}
 
 
 def _tables(results: Mapping[str, Any]) -> list[Any]:

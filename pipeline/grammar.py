@@ -61,20 +61,24 @@ CUES = {
 }
 FILLERS = "table river music winter silver doctor kettle button".split()
 
-# Three frames with the cue before the slot, three with the cue behind it.
+# Three frames with the cue before the slot, three with the cue behind it. Each gives 1,024 sentences or
+# more for a cue and a word, so that no frame runs out before the others.
 FRAMES = (
-    "SUBJECT saw the ADJECTIVE CUE and VERB SLOT ADVERB",
-    "near the ADJECTIVE CUE SUBJECT VERB the word SLOT",
-    "the ADJECTIVE CUE made SUBJECT think of SLOT ADVERB",
-    "SUBJECT VERB SLOT ADVERB for the ADJECTIVE CUE",
-    "the word SLOT made SUBJECT draw the ADJECTIVE CUE",
-    "SLOT was what SUBJECT VERB about the ADJECTIVE CUE",
+    "SUBJECT saw the CUE and VERB SLOT ADVERB",
+    "near the CUE SUBJECT VERB SLOT ADVERB",
+    "the ADJECTIVE CUE meant SLOT to SUBJECT ADVERB",
+    "SUBJECT VERB SLOT ADVERB for the CUE",
+    "SLOT meant the ADJECTIVE CUE to SUBJECT ADVERB",
+    "ADVERB SUBJECT VERB SLOT about the ADJECTIVE CUE",
 )
 CHOICES = {
-    "SUBJECT": "anna peter maria thomas helen david laura robert julia simon".split(),
+    "SUBJECT": (
+        "anna peter maria thomas helen david laura robert "
+        "julia simon alice martin susan oscar nina victor"
+    ).split(),
     "ADJECTIVE": "old big small famous broken lovely strange quiet".split(),
-    "VERB": "wrote said heard typed whispered chose".split(),
-    "ADVERB": "today again twice slowly first later".split(),
+    "VERB": "wrote said heard typed whispered chose shouted drew".split(),
+    "ADVERB": "today again twice slowly first later often quickly".split(),
 }
 
 

@@ -41,7 +41,8 @@ def make_demo_corpus(config: ExperimentConfig, roots: Roots) -> Report:
         )
     started = time.monotonic()
     made = make_corpus(config.demo_corpus, roots.data / config.data.corpus)
-    result = {**asdict(made), "path": str(made.path), "seconds": time.monotonic() - started}
+    seconds = time.monotonic() - started
+    result = {**made.summary, "path": str(made.path), "is_reused": made.is_reused, "seconds": seconds}
     return Report(result, [made.told()])
 
 
@@ -62,7 +63,7 @@ def prepare_data(config: ExperimentConfig, roots: Roots, leave_out_bad: bool) ->
         for name, facts in prepared.splits.items()
     ]
     reused = "already prepared, nothing to do" if prepared.is_reused else "prepared"
-    lines = [
+    lines: list[Any] = [
         table("", ["split", "utterances", "hours", "words", "speakers"], rows),
         f"{prepared.num_units} CTC units; {reused}: {prepared.path}",
         *(f"left out: {count} {reason}" for reason, count in prepared.left_out.items()),

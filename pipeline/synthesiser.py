@@ -26,7 +26,8 @@ MAX_DATA_PATH_BYTES = 159  # eSpeak NG 1.52 keeps the path in a buffer of 160
 
 # speak_lib.h
 _RETRIEVAL_MODE, _DO_NOT_EXIT = 2, 0x8000  # AUDIO_OUTPUT_SYNCHRONOUS, espeakINITIALIZE_DONT_EXIT
-_RATE, _PITCH = 1, 3
+_RATE, _VOLUME, _PITCH = 1, 2, 3
+_QUIET = 50  # at the library's 100 some voices clip
 _UTF8 = 1
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -144,7 +145,8 @@ def _set_voice(library: ctypes.CDLL, voice: Voice) -> None:
     name = f"{voice.accent}+{voice.variant}"
     if library.espeak_SetVoiceByName(name.encode()) != 0:
         raise PipelineError(f"voice {voice.accent!r} does not load; choose one of the library's own")
-    for parameter, value in ((_RATE, voice.words_per_minute), (_PITCH, voice.pitch)):
+    settings = {_RATE: voice.words_per_minute, _VOLUME: _QUIET, _PITCH: voice.pitch}
+    for parameter, value in settings.items():
         if library.espeak_SetParameter(parameter, value, 0) != 0:
             raise PipelineError(f"eSpeak NG refuses the rate or pitch of {voice}")
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import typing
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,7 +76,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint, its tensors on the CPU. Raises StudentError for a damaged or foreign file."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # foreign bytes make the unpickler raise anything; it never runs them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StudentError(
             f"{path}: no readable checkpoint ({reason}); delete it to use an earlier one"

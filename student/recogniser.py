@@ -12,6 +12,7 @@ from student.checkpoint import load_checkpoint, model_path
 from student.config import StudentConfig
 from student.decoding import greedy_ctc_decode
 from student.device import choose_device, choose_precision, describe_device
+from student.features import frames_after_subsampling
 from student.model import Bert2CTC, inference_state
 from student.units import Units
 
@@ -36,7 +37,18 @@ class Recogniser:
         """Text of each waveform by every layer that CTC trained, the final layer's last.
 
         waveforms : float32 (B, S) in -1..1     sample_lengths : int64 (B,)
+        A waveform too short for one encoder frame is heard as nothing.
         """
+        lengths = sample_lengths.tolist()
+        heard = [frames_after_subsampling(length, self.config.features) > 0 for length in lengths]
+        if not all(heard):
+            rows = torch.tensor(heard)
+            return {
+                layer: _with_gaps(texts, heard)
+                for layer, texts in self.transcripts(waveforms[rows], sample_lengths[rows]).items()
+            }
+        if not lengths:
+            return {layer: [] for layer in self.model.ctc_layers}
         features, frame_lengths = self.model.features(
             waveforms.to(self.device), sample_lengths.to(self.device)
         )
@@ -46,6 +58,12 @@ class Recogniser:
             layer: transcripts_of(logits, output.frame_lengths, self.units)
             for layer, logits in output.ctc_logits.items()
         }
+
+
+def _with_gaps(texts: list[str], heard: list[bool]) -> list[str]:
+    """The texts in the places that were heard, "" in the others."""
+    remaining = iter(texts)
+    return [next(remaining) if is_heard else "" for is_heard in heard]
 
 
 def transcripts_of(logits: Tensor, frame_lengths: Tensor, units: Units) -> list[str]:

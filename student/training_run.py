@@ -127,6 +127,7 @@ class Run:
         state = inference_state(self.model.state_dict())
         save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
         best = best_step(self.job.run_dir)
+        weights = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
         result = TrainingResult(
             steps=self.step,
             epoch=self.epoch,
@@ -138,8 +139,8 @@ class Run:
             padding_fraction=self.sampler.padding_fraction(),
             seconds=self.totals["seconds"],
             audio_seconds=self.totals["audio_seconds"],
-            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            inference_parameters=sum(tensor.numel() for tensor in state.values()),
+            parameters=sum(weights.values()),
+            inference_parameters=sum(count for name, count in weights.items() if name in state),
             cache_fingerprint=self.data.cache_fingerprint,
             device=describe_device(self.device),
             precision=self.precision.reason,

@@ -145,26 +145,22 @@ def remove_cache(root: Path, reference: str) -> Path:
 
 def collect_garbage(root: Path, delete: bool) -> list[Path]:
     """Leftovers of dead builds, deleted only where `delete`; a living or a foreign build is no leftover."""
-    leftovers = []
-    for path in sorted((root / BUILDING).glob("*")):
-        lock = lock_path(root, path.name.split(".")[0])
-        if path == lock or path.name == GUARD or not _is_abandoned(lock):
-            continue
-        leftovers.append(path)
-        if delete:
-            with BuildLock(lock):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    leftovers += _dead_locks(root, delete)
+    leftovers = [
+        path
+        for path in sorted((root / BUILDING).glob("*"))
+        if path.name != GUARD and _is_abandoned(_lock_of(root, path))
+    ]
+    for path in leftovers if delete else []:
+        with BuildLock(_lock_of(root, path)):  # a dead lock itself goes with this one
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.suffix != ".lock":
+                path.unlink()
     return leftovers
 
 
-def _dead_locks(root: Path, delete: bool) -> list[Path]:
-    dead = [path for path in sorted((root / BUILDING).glob("*.lock")) if _is_abandoned(path)]
-    if delete:
-        for path in dead:
-            with BuildLock(path):
-                pass
-    return dead
+def _lock_of(root: Path, leftover: Path) -> Path:
+    return lock_path(root, leftover.name.split(".")[0])
 
 
 def _is_abandoned(lock: Path) -> bool:

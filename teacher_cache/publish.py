@@ -58,6 +58,8 @@ def publish(building: Path, root: Path, manifest: Manifest) -> Path:
         contents_sha256=contents_sha256(digests),
         tables_sha256=table_sha256(arrays),
     )
+    for partial in building.rglob("*.partial"):
+        partial.unlink()  # of a writer that was killed
     _flush(building)
     write_manifest(building, manifest)
     _flush_folder(building)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.arrays import CacheArrays
+from teacher_cache.digest_index import DigestIndex
 from teacher_cache.errors import CacheError
 from teacher_cache.layout import MISSING_STEPS, dequantise
 from teacher_cache.passages import DIGEST_BYTES
@@ -110,16 +111,16 @@ class TeacherCacheReader:
         return self.manifest.layout.num_passages
 
     def __contains__(self, digest: bytes) -> bool:
-        return self._place(digest) >= 0
+        return self._index.place(digest) >= 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What a spawned worker gets: the settings; it loads the arrays itself."""
-        loaded = ("_arrays", "_digests", "_keys", "_spans", "_rows", "vocabulary", "is_special")
+        loaded = ("_arrays", "_index", "_spans", "_rows", "vocabulary", "is_special")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     def targets(self, digest: bytes) -> TeacherTargets:
         """The labels of one passage; CacheError where the cache does not hold it."""
-        place = self._place(digest)
+        place = self._index.place(digest)
         if place < 0:
             raise CacheError(
                 f"cache {self.fingerprint} holds no passage {digest.hex()}; label it with "
@@ -137,28 +138,22 @@ class TeacherCacheReader:
             gold_ids=rows.gold_id.astype(np.int32),
             top_ids=rows.top_id.astype(np.int32),
             top_logprobs=logprobs,
-            tail_logprob=rows.tail_logprob,
+            tail_logprob=rows.tail_logprob.copy(),  # a view would let its user change the cache in memory
         )
 
     def require(self, digest_of: Mapping[str, bytes]) -> None:
         """CacheError that names the first utterances (key of `digest_of`) whose passage is not held."""
         if not digest_of:
             return
-        keys = np.frombuffer(b"".join(digest_of.values()), self._keys.dtype)
-        found = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
-        held = self._keys[found] == keys
-        names = [name for name, is_held in zip(digest_of, held, strict=True) if not is_held]
+        digests = np.frombuffer(b"".join(digest_of.values()), np.uint8).reshape(-1, DIGEST_BYTES)
+        places = self._index.places(digests)
+        names = [name for name, place in zip(digest_of, places, strict=True) if place < 0]
         if names:
             more = f" and {len(names) - NAMED_IN_ERRORS:,} more" if len(names) > NAMED_IN_ERRORS else ""
             raise CacheError(
                 f"cache {self.fingerprint} holds no labels for {', '.join(names[:NAMED_IN_ERRORS])}{more} of "
                 f"{len(digest_of):,} utterances; label them with `bert2ctc cache build`"
             )
-
-    def _place(self, digest: bytes) -> int:
-        """The passage's number; -1 where absent."""
-        place = int(self._keys.searchsorted(np.frombuffer(digest, self._keys.dtype))[0])
-        return place if place < len(self) and self._digests[place].tobytes() == digest else -1
 
     @cached_property
     def _arrays(self) -> CacheArrays:
@@ -171,13 +166,8 @@ class TeacherCacheReader:
         return arrays
 
     @cached_property
-    def _digests(self) -> np.ndarray:
-        return self._arrays.read("passage/digest")
-
-    @cached_property
-    def _keys(self) -> np.ndarray:
-        # numpy orders strings of equal length as unsigned bytes, which is the order of the file
-        return self._digests.view(f"S{DIGEST_BYTES}")[:, 0]
+    def _index(self) -> DigestIndex:
+        return DigestIndex(self._arrays.read("passage/digest"))
 
     @cached_property
     def _spans(self) -> np.ndarray:

@@ -10,9 +10,9 @@ import numpy as np
 
 from teacher_cache.arrays import CacheArrays
 from teacher_cache.catalogue import list_caches
+from teacher_cache.digest_index import DigestIndex
 from teacher_cache.errors import CacheError
 from teacher_cache.layout import ROW_ARRAYS
-from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.records import read_manifest
 from teacher_cache.rows import RowBlock, decode
 from teacher_cache.schema import Recipe
@@ -39,7 +39,7 @@ def find_reusable(
     Every shard that would be read is checked against its receipt; a damaged one is said and left out.
     No passage is in two results.
     """
-    remaining = _keys(wanted)
+    remaining = wanted
     found = []
     for entry in list_caches(root):
         same = entry.manifest is not None and entry.manifest.recipe.digest() == recipe.digest()
@@ -52,7 +52,7 @@ def find_reusable(
             continue
         if len(held.digests):
             found.append(held)
-            remaining = np.setdiff1d(remaining, _keys(held.digests))
+            remaining = remaining[DigestIndex(held.digests).places(remaining) < 0]
     return found
 
 
@@ -63,7 +63,7 @@ def copy_rows(path: Path, digests: np.ndarray) -> RowBlock:
     Raises CacheError where one is not held.
     """
     arrays = CacheArrays(path)
-    start, length, places = _spans(arrays, _keys(digests))
+    start, length, places = _spans(arrays, digests)
     if (places < 0).any():
         absent = digests[int(np.flatnonzero(places < 0)[0])].tobytes().hex()
         raise CacheError(f"{path} holds no passage {absent}; rerun `bert2ctc cache build`")
@@ -101,18 +101,10 @@ def _sound_passages(path: Path, wanted: np.ndarray, say: Callable[[str], None]) 
             if fault:
                 say(f"not reused: {path}: {fault}")
                 sound &= ~touching
-    digests = wanted[held][sound].view(np.uint8).reshape(-1, DIGEST_BYTES)
-    return ReusablePassages(path, digests, length[sound].astype(np.int32))
+    return ReusablePassages(path, wanted[held][sound], length[sound].astype(np.int32))
 
 
 def _spans(arrays: CacheArrays, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """start and length of every passage, and where in them each wanted one is (-1: nowhere)."""
-    keys = _keys(arrays.read("passage/digest"))
-    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    places = np.where(keys[found] == wanted, found, -1)
+    places = DigestIndex(arrays.read("passage/digest")).places(wanted)
     return arrays.read("passage/start"), arrays.read("passage/length").astype(np.int64), places
-
-
-def _keys(digests: np.ndarray) -> np.ndarray:
-    """(n, 16) bytes as n strings that numpy sorts and compares."""
-    return np.ascontiguousarray(digests).view(f"S{DIGEST_BYTES}").reshape(-1)

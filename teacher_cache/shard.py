@@ -60,10 +60,14 @@ def build_shard(task: ShardTask, device: str) -> Receipt | ShardFailure:
     """
     if (task.building / RECEIPTS / f"{task.shard}.json").is_file():
         return read_receipts(task.building)[task.shard]
-    started = time.monotonic()
     place = f"{socket.gethostname()}: shard {task.shard}"
     try:
-        rows = _rows_of(task, device)
+        is_scored = np.ones(len(task.passages), dtype=bool)
+        for numbers in task.copied.values():
+            is_scored[numbers] = False
+        teacher = _teacher(task.teacher_folder, task.config.dtype, device) if is_scored.any() else None
+        started = time.monotonic()  # loading a model is no part of what a shard costs
+        rows = _rows_of(task, teacher, is_scored)
         writer = CacheWriter.open(task.building)
         return writer.write_shard(task.shard, rows, time.monotonic() - started, device)
     except CacheError as error:
@@ -76,28 +80,25 @@ def build_shard(task: ShardTask, device: str) -> Receipt | ShardFailure:
         ) from error
 
 
-def _rows_of(task: ShardTask, device: str) -> RowBlock:
+def _rows_of(task: ShardTask, teacher: MaskedTeacher | None, is_scored: np.ndarray) -> RowBlock:
     """The shard's rows in order: copies of published rows, and the teacher's for the rest."""
     place = np.arange(task.lengths.sum()) - task.skipped_rows  # of each piece, in the shard
     is_inside = (place >= 0) & (place < task.num_rows)
     passage_of_piece = np.repeat(np.arange(len(task.lengths)), task.lengths)
     blocks, places = [], []
-    is_copied = np.zeros(len(task.lengths), dtype=bool)
     for folder, numbers in task.copied.items():
         digests = np.frombuffer(b"".join(task.passages[number].digest for number in numbers), np.uint8)
         is_here = np.isin(passage_of_piece, numbers)
         rows = copy_rows(folder, digests.reshape(-1, DIGEST_BYTES))
         blocks.append(rows.take(is_inside[is_here]))
         places.append(place[is_here & is_inside])
-        is_copied[numbers] = True
-    if not is_copied.all():
+    if teacher is not None:
         torch.set_num_threads(task.threads)
-        teacher = _teacher(task.teacher_folder, task.config.dtype, device)
-        passages = [p for p, copied in zip(task.passages, is_copied, strict=True) if not copied]
-        is_scored = ~is_copied[passage_of_piece]
-        wanted = is_inside[is_scored]
+        passages = [task.passages[number] for number in np.flatnonzero(is_scored)]
+        is_here = is_scored[passage_of_piece]
+        wanted = is_inside[is_here]
         blocks.append(teacher.score(teacher.encode(passages), wanted, task.config, task.batch_tokens))
-        places.append(place[is_scored & is_inside])
+        places.append(place[is_here & is_inside])
     return in_order(blocks, places)
 
 

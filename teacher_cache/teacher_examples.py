@@ -49,7 +49,7 @@ class TokenTable:
 
 
 def tokenise(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> TokenTable:
-    """Every sentence of at most max_tokens tokens, special pieces included, in order; longer ones are not there."""
+    """The sentences in order, but for those of more than max_tokens tokens, special pieces included."""
     parts: list[np.ndarray] = []
     for first in range(0, len(sentences), SENTENCES_PER_CALL):
         chunk = list(sentences[first : first + SENTENCES_PER_CALL])
@@ -79,7 +79,7 @@ def training_order(lengths: np.ndarray, num_batches: int, batch_size: int, seed:
 
 
 class OrderedExamples(Dataset[tuple[int, np.ndarray]]):
-    """The whole training as one sequence: (place, token ids), so that a resumed run finds its place by counting."""
+    """The whole training as one sequence, so that a resumed run finds its place by counting."""
 
     def __init__(self, table: TokenTable, order: np.ndarray) -> None:
         self._table = table

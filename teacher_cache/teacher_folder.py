@@ -16,7 +16,7 @@ from teacher_cache.identity import HASHED_FILES, TEACHER_NOTE
 
 
 def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
-    """The local folder of `[teacher] model`: the folder it names, or `folder` with what the hub name stands for.
+    """The folder that `[teacher] model` names, or `folder` with what a hub name stands for.
 
     A hub name is resolved to a commit once: safetensors, config and tokenizer files are fetched into
     `folder` with a note of name, commit and licence, and later calls need no network. Raises CacheError
@@ -36,8 +36,8 @@ def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
         _fetch(teacher, folder)
     elif (note.get("model"), note.get("requested_revision")) != (teacher.model, teacher.revision):
         raise CacheError(
-            f"{folder}: holds {note.get('model')} at {note.get('requested_revision') or 'its main revision'}, not "
-            f"{teacher.model} at {teacher.revision or 'its main revision'}; move it away and run again"
+            f"{folder}: holds {note.get('model')} {note.get('requested_revision')}, not {teacher.model} "
+            f"{teacher.revision}; move it away and run again"
         )
     return folder
 
@@ -88,9 +88,9 @@ def _publish(partial: Path, folder: Path, note: Mapping[str, Any]) -> None:
 
 
 def _fetch(teacher: TeacherConfig, folder: Path) -> None:
-    import httpx
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP client
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -110,10 +110,10 @@ def _fetch(teacher: TeacherConfig, folder: Path) -> None:
             local_dir=partial,
             allow_patterns=[entry.rfilename for entry in files],
         )
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CacheError(
-            f"{teacher.model}: cannot be fetched ({reason}); check the name and the network, or give a local folder"
+            f"{teacher.model}: cannot be fetched ({reason}); check name and network, or give a folder"
         ) from error
     shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub client's own bookkeeping
     note = {
@@ -121,7 +121,7 @@ def _fetch(teacher: TeacherConfig, folder: Path) -> None:
         "model": teacher.model,
         "requested_revision": teacher.revision,
         "revision": model.sha,
-        "licence": str((model.card_data or {}).get("license") or ""),
+        "licence": str(getattr(model.card_data, "license", "") or ""),
     }
     _publish(partial, folder, note)
 

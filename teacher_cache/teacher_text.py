@@ -41,11 +41,15 @@ class SentenceRules:
 
 @dataclass(slots=True)
 class SentenceCounts:
-    """What became of the text: sentences kept, dropped as unspeakable, left out as overlapping."""
+    """What became of the text: sentences kept, dropped as unspeakable, left out as overlapping.
+
+    too_long : of those drawn, beyond the model's positions
+    """
 
     kept: int = 0
     unspeakable: int = 0
     overlapping: int = 0
+    too_long: int = 0
 
 
 def cut_paragraph(paragraph: str, rules: SentenceRules, counts: SentenceCounts) -> list[str]:
@@ -180,7 +184,11 @@ def _paragraph_batches(paths: Sequence[Path]) -> Iterator[list[str]]:
 
 
 def _decoded_batches(path: Path, raw: BinaryIO) -> Iterator[list[str]]:
-    stream = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, lambda plain: plain)(raw)
+    stream: Iterable[bytes] = raw
+    if path.suffix == ".xz":
+        stream = lzma.open(raw)
+    elif path.suffix == ".gz":
+        stream = gzip.open(raw)
     batch: list[str] = []
     try:
         for line in stream:

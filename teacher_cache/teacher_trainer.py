@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher_examples import OrderedExamples, PlacedMasks, TokenTable
+from teacher_cache.teacher_request import HeldOutFigures
 
 HELD_OUT_SENTENCES = 1024
 HELD_OUT_BATCH = 64
 LOG_EVERY_STEPS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOutFigures:
-    """How well masked tokens of sentences that training never saw are filled.
-
-    masked_accuracy : 0..1     perplexity : exp of the mean negative log probability
-    """
-
-    masked_accuracy: float
-    perplexity: float
-    masked_tokens: int
-
-    def as_json(self) -> dict[str, float]:
-        """Plain numbers by name."""
-        return asdict(self)
 
 
 @contextmanager
@@ -50,7 +34,7 @@ def masked_rows_only(model: nn.Module, is_masked: Tensor) -> Iterator[None]:
         output.last_hidden_state = output.last_hidden_state[is_masked].unsqueeze(0)
         return output
 
-    handle = model.base_model.register_forward_hook(select)  # type: ignore[operator, union-attr]
+    handle = model.base_model.register_forward_hook(select)  # type: ignore[union-attr]
     try:
         yield
     finally:
@@ -122,7 +106,7 @@ def make_trainer(
 def training_arguments(
     config: TeacherTrainingConfig, checkpoints: Path, device: str, has_bfloat16: bool
 ) -> TrainingArguments:
-    """What Trainer is told: our order, our progress, no reports to anywhere, linear decay after the warm-up."""
+    """What Trainer is told: our order and progress, no reports to anywhere, linear decay after warm-up."""
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=config.batch_size,

@@ -4,174 +4,83 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
+from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.identity import identify_teacher
 from teacher_cache.lock import BuildLock
 from teacher_cache.progress import progress
-from teacher_cache.teacher_examples import PlacedMasks, TokenTable, tokenise, training_order
+from teacher_cache.teacher_examples import PlacedMasks, training_order
 from teacher_cache.teacher_folder import differing_keys, read_note, resolve_teacher, write_teacher
-from teacher_cache.teacher_text import (
-    SentenceCounts,
-    SentenceRules,
-    is_held_out,
-    sample_sentences,
-    sentence_hash,
+from teacher_cache.teacher_material import Material, prepare_material
+from teacher_cache.teacher_request import (
+    TeacherTrainingRequest,
+    TeacherTrainingResult,
+    result_from_note,
+    training_recipe,
 )
-from teacher_cache.teacher_trainer import (
-    HELD_OUT_SENTENCES,
-    HeldOutFigures,
-    held_out_figures,
-    make_trainer,
-    training_arguments,
-)
-from teacher_cache.teacher_vocabulary import make_tokenizer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherTrainingRequest:
-    """What to train, on what, and where to.
-
-    text_paths : the files of config.text     vocabulary_path : where config.vocabulary is a path
-    transcripts : normalised; they will be labelled, so no sentence that overlaps one is trained on
-    normalise, unspeakable, normaliser : the transcripts' normaliser, what it raises, its identity
-    output : the teacher's final folder     scratch : tokens and checkpoints; removed at the end
-    device : "cpu", "cuda" or "mps"
-    """
-
-    config: TeacherTrainingConfig
-    teacher: TeacherConfig
-    text_paths: tuple[Path, ...]
-    vocabulary_path: Path | None = None
-    transcripts: Sequence[str]
-    normalise: Callable[[str], str]
-    unspeakable: type[Exception]
-    normaliser: Mapping[str, Any]
-    output: Path
-    scratch: Path
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherTrainingResult:
-    """A finished teacher; every figure is of the run that trained it, also where its folder is reused.
-
-    sentences : what became of the text; of those kept, `num_trained` were drawn for training
-    on_transcripts : the same figures on transcripts, which it never trained on either
-    resumed_step : 0 where the training ran in one go
-    """
-
-    folder: Path
-    reused: bool
-    before: HeldOutFigures
-    after: HeldOutFigures
-    on_transcripts: HeldOutFigures | None
-    sentences: SentenceCounts
-    num_trained: int
-    seconds: float
-    tokens_per_second: float
-    precision: str
-    resumed_step: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """What training needs of the text, as it lies in the scratch folder."""
-
-    tokenizer: Any
-    training: TokenTable
-    held_out: TokenTable
-    sentences: SentenceCounts = field(default_factory=SentenceCounts)
+from teacher_cache.teacher_trainer import held_out_figures, make_trainer, training_arguments
 
 
 def train_teacher(request: TeacherTrainingRequest) -> TeacherTrainingResult:
     """Train, go on from the last checkpoint of an equal request, or return the finished teacher.
 
     Raises CacheError where `output` holds something else (the differing keys are named), where another
-    process trains the same, and where text, vocabulary or base model cannot be used.
+    process trains the same, and where text, vocabulary, base model or device cannot be used.
     """
     recipe = training_recipe(request)
-    finished = _finished(request, recipe)
-    if finished is not None:
-        return finished
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     work = request.scratch / f"{request.output.name}-{digest}"
+    note = _finished(request.output, recipe)
+    if note is not None:
+        shutil.rmtree(work, ignore_errors=True)  # of a process that ended between its last two lines
+        return result_from_note(request.output, note, reused=True)
+    bfloat16 = _has_bfloat16(request.device)
     with BuildLock(work / "lock"):
-        note = _train(request, recipe, work)
-    shutil.rmtree(work)
-    return _result(request.output, note, reused=False)
+        note = _train(request, recipe, work, bfloat16)
+        shutil.rmtree(work)
+    return result_from_note(request.output, note, reused=False)
 
 
-def training_recipe(request: TeacherTrainingRequest) -> dict[str, Any]:
-    """Everything that decides the weights, JSON-ready: two equal recipes train the same teacher."""
-    for path in (*request.text_paths, *filter(None, [request.vocabulary_path])):
-        if not path.is_file():
-            raise CacheError(f"{path}: no such file; put it there, or name another under [teacher_training]")
-    settings = asdict(request.config)
-    del settings["save_every_steps"]  # decides nothing
-    base: dict[str, Any] = {"model": request.teacher.model, "revision": request.teacher.revision}
-    if request.teacher.model and Path(request.teacher.model).expanduser().is_dir():
-        base["files_sha256"] = identify_teacher(Path(request.teacher.model).expanduser()).files_sha256
-    transcripts = "\n".join(sorted(set(request.transcripts)))
-    recipe = {
-        "config": settings,
-        "base": base,
-        "text_sha256": [_sha256_of_file(path) for path in request.text_paths],
-        "vocabulary_sha256": _sha256_of_file(request.vocabulary_path) if request.vocabulary_path else "",
-        "normaliser": dict(request.normaliser),
-        "transcripts_sha256": hashlib.sha256(transcripts.encode()).hexdigest(),
-    }
-    return dict(json.loads(json.dumps(recipe)))
-
-
-def _finished(request: TeacherTrainingRequest, recipe: dict[str, Any]) -> TeacherTrainingResult | None:
-    note = read_note(request.output)
+def _finished(output: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    note = read_note(output)
     if note is None:
-        if request.output.exists():
-            raise CacheError(f"{request.output}: is no teacher trained here; choose another [teacher] name")
+        if output.exists():
+            raise CacheError(f"{output}: holds no teacher trained here; choose another [teacher] name")
         return None
     differences = differing_keys(note.get("recipe", {}), recipe)
     if differences:
         raise CacheError(
-            f"{request.output}: was trained otherwise ({'; '.join(differences)}); nothing was changed; "
+            f"{output}: was trained otherwise ({'; '.join(differences)}); nothing was changed; "
             "choose another [teacher] name, or move the folder away"
         )
-    return _result(request.output, note, reused=True)
+    return note
 
 
-def _train(request: TeacherTrainingRequest, recipe: dict[str, Any], work: Path) -> dict[str, Any]:
+def _train(
+    request: TeacherTrainingRequest, recipe: dict[str, Any], work: Path, bfloat16: bool
+) -> dict[str, Any]:
     """The whole training in its scratch folder, up to the published teacher; returns the teacher's note."""
-    started, config = time.monotonic(), request.config
+    started = time.monotonic()
     base = resolve_teacher(request.teacher, work / "base") if request.teacher.model else None
-    material = _material(request, base, work)
-    bfloat16 = _has_bfloat16(request.device)
+    material = prepare_material(request, base, work / "material")
     attention = "eager" if bfloat16 and request.device == "cpu" else "sdpa"
-    model = _model(config, base, material.tokenizer, attention).to(request.device)
-    figures = lambda table: held_out_figures(model, table, material.tokenizer, config)  # noqa: E731
-    before = _once(work / "before.json", lambda: figures(material.held_out).as_json())
+    model = _model(request.config, base, material.tokenizer, attention).to(request.device)
 
-    order = training_order(material.training.lengths, config.max_steps, config.batch_size, config.seed)
-    masks = PlacedMasks(tokenizer=material.tokenizer, mlm_probability=config.mask_fraction, seed=config.seed)
-    arguments = training_arguments(config, work / "checkpoints", request.device, bfloat16)
-    checkpoint, resumed_step = _last_checkpoint(work / "checkpoints")
-    with progress("training teacher", total=config.max_steps, unit="steps") as advance:
-        trainer = make_trainer(model, material.training, order, masks, arguments, advance)
-        training_started = time.monotonic()
-        trainer.train(resume_from_checkpoint=checkpoint)
-        training_seconds = time.monotonic() - training_started
+    def figures(name: str) -> dict[str, Any] | None:
+        table = getattr(material, name)
+        measured = held_out_figures(model, table, material.tokenizer, request.config) if len(table) else None
+        return asdict(measured) if measured else None
 
-    num_tokens = int(material.training.lengths[order[resumed_step * config.batch_size :]].sum())
-    transcripts = _some_transcripts(request, material)
+    before = _once(work / "before.json", lambda: figures("held_out"))
+    speed = _fit(request, material, model, work / "checkpoints", bfloat16)
     base_note = (read_note(base) or {}) if base else {}
     note = {
         "name": request.teacher.name or request.output.name,
@@ -181,67 +90,34 @@ def _train(request: TeacherTrainingRequest, recipe: dict[str, Any], work: Path) 
         "normaliser": dict(request.normaliser),
         "recipe": recipe,
         "before": before,
-        "after": figures(material.held_out).as_json(),
-        "on_transcripts": figures(transcripts).as_json() if len(transcripts) else None,
+        "after": figures("held_out"),
+        "on_transcripts": figures("transcripts"),
         "sentences": asdict(material.sentences),
         "num_trained": len(material.training),
         "seconds": round(time.monotonic() - started, 1),
-        "tokens_per_second": round(num_tokens / max(training_seconds, 1e-9), 1),
         "precision": "bfloat16" if bfloat16 else "float32",
-        "resumed_step": resumed_step,
+        **speed,
     }
     write_teacher(request.output, model, material.tokenizer, note)
     return note
 
 
-def _material(request: TeacherTrainingRequest, base: Path | None, work: Path) -> _Material:
-    """Tokens and tokenizer: made once, then read from the scratch folder."""
-    from transformers import AutoTokenizer
-
-    folder = work / "material"
-    if not folder.is_dir():
-        partial = work / "material.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _prepare_material(request, base, partial)
-        partial.rename(folder)
-    return _Material(
-        AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
-        TokenTable.load(folder, "training"),
-        TokenTable.load(folder, "held_out"),
-        SentenceCounts(**json.loads((folder / "sentences.json").read_text(encoding="utf-8"))),
-    )
-
-
-def _prepare_material(request: TeacherTrainingRequest, base: Path | None, folder: Path) -> None:
-    from transformers import AutoTokenizer
-
+def _fit(
+    request: TeacherTrainingRequest, material: Material, model: Any, checkpoints: Path, bfloat16: bool
+) -> dict[str, float]:
+    """Run transformers' Trainer to the last step; returns tokens_per_second and resumed_step."""
     config = request.config
-    rules = SentenceRules(
-        normalise=request.normalise,
-        unspeakable=request.unspeakable,
-        max_words=config.max_words,
-        overlap_words=config.overlap_words,
-    )
-    limit = math.ceil(config.max_steps * config.batch_size / (1 - config.held_out_fraction))
-    sample, counts = sample_sentences(request.text_paths, rules, request.transcripts, limit, config.seed)
-    is_for_test = [is_held_out(sentence, config.held_out_fraction, config.seed) for sentence in sample]
-    if not any(is_for_test) or all(is_for_test):
-        raise CacheError(
-            f"{len(sample)} sentences of text at held_out_fraction {config.held_out_fraction} leave none on one "
-            "side; give more text, or raise held_out_fraction"
-        )
-    if base is None:
-        tokenizer = make_tokenizer(config.vocabulary, config.vocabulary_size, request.vocabulary_path, sample)
-        tokenizer.model_max_length = max_tokens = config.max_positions
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-        max_tokens = identify_teacher(base).max_tokens
-    tokenizer.save_pretrained(folder)
-    for name, wanted in (("training", False), ("held_out", True)):
-        chosen = [text for text, held_out in zip(sample, is_for_test, strict=True) if held_out == wanted]
-        tokenise(tokenizer, chosen, max_tokens).save(folder, name)
-    (folder / "sentences.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
+    order = training_order(material.training.lengths, config.max_steps, config.batch_size, config.seed)
+    masks = PlacedMasks(tokenizer=material.tokenizer, mlm_probability=config.mask_fraction, seed=config.seed)
+    arguments = training_arguments(config, checkpoints, request.device, bfloat16)
+    checkpoint, resumed_step = _last_checkpoint(checkpoints)
+    with progress("training teacher", total=config.max_steps, unit="steps") as advance:
+        trainer = make_trainer(model, material.training, order, masks, arguments, advance)
+        started = time.monotonic()
+        trainer.train(resume_from_checkpoint=checkpoint)
+        seconds = time.monotonic() - started
+    num_tokens = int(material.training.lengths[order[resumed_step * config.batch_size :]].sum())
+    return {"tokens_per_second": round(num_tokens / max(seconds, 1e-3), 1), "resumed_step": resumed_step}
 
 
 def _model(config: TeacherTrainingConfig, base: Path | None, tokenizer: Any, attention: str) -> Any:
@@ -254,17 +130,9 @@ def _model(config: TeacherTrainingConfig, base: Path | None, tokenizer: Any, att
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if base is not None:
-        model = AutoModelForMaskedLM.from_pretrained(
-            base,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            attn_implementation=attention,
-        )
-    else:
+    if base is None:
         torch.manual_seed(config.seed)
-        model = BertForMaskedLM(
+        return BertForMaskedLM(
             BertConfig(
                 vocab_size=len(tokenizer),
                 hidden_size=config.hidden_dim,
@@ -273,23 +141,30 @@ def _model(config: TeacherTrainingConfig, base: Path | None, tokenizer: Any, att
                 intermediate_size=config.feed_forward_dim,
                 max_position_embeddings=config.max_positions,
                 hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=0.0,  # costs most on a CPU, and a small teacher does without
+                attention_probs_dropout_prob=0.0,  # costs most on a CPU; a small teacher does without
                 pad_token_id=tokenizer.pad_token_id,
                 attn_implementation=attention,
             )
         )
+    model = AutoModelForMaskedLM.from_pretrained(
+        base,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        attn_implementation=attention,
+    )
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout) and (base is not None or module.p > 0):
+        if isinstance(module, torch.nn.Dropout):
             module.p = config.dropout
     return model
 
 
 def _has_bfloat16(device: str) -> bool:
-    """True where the device computes in bfloat16 rather than emulating it; CacheError for an absent device."""
+    """True where the device computes in bfloat16 and does not emulate it. CacheError for an absent device."""
     if device == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if device == "cuda" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "mps" and torch.backends.mps.is_available():
         return False
     raise CacheError(f"device {device!r}: PyTorch finds none here; set it to cpu")
@@ -302,39 +177,10 @@ def _last_checkpoint(folder: Path) -> tuple[str | None, int]:
     return (str(steps[max(steps)]), max(steps)) if steps else (None, 0)
 
 
-def _some_transcripts(request: TeacherTrainingRequest, material: _Material) -> TokenTable:
-    by_hash = sorted(set(request.transcripts), key=lambda text: sentence_hash(text, request.config.seed))
-    return tokenise(
-        material.tokenizer, by_hash[:HELD_OUT_SENTENCES], int(material.tokenizer.model_max_length)
-    )
-
-
-def _once(path: Path, make: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What `path` holds, made at the first call: figures of the untrained model, before any checkpoint."""
+def _once(path: Path, make: Callable[[], Any]) -> Any:
+    """What `path` holds, made at the first call: training loses the figures of the untrained model."""
     if not path.is_file():
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(make()), encoding="utf-8")
         partial.replace(path)
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _result(folder: Path, note: Mapping[str, Any], *, reused: bool) -> TeacherTrainingResult:
-    transcripts = note["on_transcripts"]
-    return TeacherTrainingResult(
-        folder=folder,
-        reused=reused,
-        before=HeldOutFigures(**note["before"]),
-        after=HeldOutFigures(**note["after"]),
-        on_transcripts=HeldOutFigures(**transcripts) if transcripts else None,
-        sentences=SentenceCounts(**note["sentences"]),
-        num_trained=note["num_trained"],
-        seconds=note["seconds"],
-        tokens_per_second=note["tokens_per_second"],
-        precision=note["precision"],
-        resumed_step=note["resumed_step"],
-    )
-
-
-def _sha256_of_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The tokenizer of a teacher trained from scratch: a given vocab.txt, one trained on the text, or whole words."""
+"""The tokenizer of a teacher from scratch: a given vocab.txt, pieces trained on the text, or whole words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads every label of a format 1 cache with numpy and zarr alone, from docs/cache_format.md; nothing of ours."""
+"""Reads a format 1 cache with numpy and zarr alone, as docs/cache_format.md says; nothing of ours."""
 
 import json
 from pathlib import Path

@@ -240,7 +240,7 @@ def test_every_fault_of_every_utterance_is_found_in_one_pass(tmp_path: Path) -> 
         entry("fine", seconds=1.2),
         entry("digits", "in 1865"),
         entry("silent", " ... "),
-        entry("dense", "a ship sails on " * 3),
+        entry("dense", "a ship sails on " * 4),
         entry("twice"),
         entry("twice"),
         entry("declared", seconds=7.0),

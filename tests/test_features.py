@@ -78,11 +78,7 @@ def test_fitted_features_have_mean_zero_and_deviation_one_over_real_frames() -> 
     ]
     log_mel.fit(batches)
     real = torch.cat(
-        [
-            row[:length]
-            for batch in batches
-            for row, length in zip(*log_mel(*batch), strict=True)
-        ]
+        [row[:length] for batch in batches for row, length in zip(*log_mel(*batch), strict=True)]
     )
     torch.testing.assert_close(real.mean(0), torch.zeros(40), atol=1e-3, rtol=0)
     torch.testing.assert_close(real.std(0), torch.ones(40), atol=1e-2, rtol=0)
@@ -96,7 +92,9 @@ def augmented(ids: list[str], seed: int = 1, epoch: int = 0, **settings: float) 
     config = AugmentationConfig(**settings)  # type: ignore[arg-type]
     features = torch.ones(len(ids), 200, 80)
     generators = [utterance_generator(seed, epoch, name, "masks") for name in ids]
-    return spec_augment(features, torch.tensor([200 - 20 * row for row in range(len(ids))]), config, generators)
+    return spec_augment(
+        features, torch.tensor([200 - 20 * row for row in range(len(ids))]), config, generators
+    )
 
 
 def test_masks_follow_the_utterance_not_its_place_in_the_batch() -> None:
@@ -121,7 +119,9 @@ def test_each_mask_setting_does_something_and_stays_within_its_bounds() -> None:
 
 def test_the_features_given_stay_as_they_are() -> None:
     features = torch.ones(1, 50, 80)
-    spec_augment(features, torch.tensor([50]), AugmentationConfig(), [utterance_generator(1, 0, "a", "masks")])
+    spec_augment(
+        features, torch.tensor([50]), AugmentationConfig(), [utterance_generator(1, 0, "a", "masks")]
+    )
     assert features.all()
 
 

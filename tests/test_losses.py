@@ -1,4 +1,4 @@
-"""Losses against dense references in float64 over the whole vocabulary, and the laws their docstrings claim."""
+"""Losses against dense float64 references over the whole vocabulary, and the laws of their docstrings."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def dense_bucket(teacher: torch.Tensor, logits: torch.Tensor, k: int, temperatur
     return temperature**2 * total
 
 
-def dense_renormalised(teacher: torch.Tensor, logits: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
+def dense_renormalised(
+    teacher: torch.Tensor, logits: torch.Tensor, k: int, temperature: float
+) -> torch.Tensor:
     kept = torch.full_like(teacher, -torch.inf)
     best = teacher.topk(k).indices
     kept = kept.scatter(-1, best, teacher.gather(-1, best)).softmax(-1)
