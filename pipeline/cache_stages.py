@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.config import ExperimentConfig
-from pipeline.console import Report, table
+from pipeline.console import Report, say, table
 from pipeline.roots import Roots
 from pipeline.stages import prepared_folder
 from pipeline.teacher_stages import teacher_folder
@@ -21,24 +21,32 @@ _MASS_AT = ("1", "4", "8", "16", "32", "64")
 
 def build_teacher_cache(config: ExperimentConfig, roots: Roots, dry_run: bool, scheduler: str) -> Report:
     """Score every token of the config's splits once, or name the published cache that covers them."""
-    from teacher_cache.build import BuildRequest, build_cache, plan_summary
+    from student.device import choose_device
+    from teacher_cache.build import build_cache
+    from teacher_cache.job import BuildRequest
+    from teacher_cache.preview import preview_build
+    from teacher_cache.quality import quality_lines
 
     prepared = prepared_folder(config, roots)
     request = BuildRequest(
-        splits={name: read_manifest(prepared / f"{name}.jsonl") for name in config.build.splits},
+        entries={name: read_manifest(prepared / f"{name}.jsonl") for name in config.build.splits},
         teacher_folder=teacher_folder(config, roots),
-        cache=config.cache,
-        build=config.build,
+        cache_config=config.cache,
+        build_config=config.build,
         root=roots.cache,
         name=config.name,
         normaliser=normaliser_identity(),
-        scheduler=scheduler or None,
+        device=choose_device(config.student.trainer.device).type,
+        scheduler=scheduler,
     )
     if dry_run:
-        planned = plan_summary(request)
-        return Report(planned, _facts(planned))
-    result = build_cache(request)
-    return Report(asdict(result), [])
+        preview = asdict(preview_build(request, say))
+        preview["covered_by"] = preview["covered_by"] and str(preview["covered_by"])
+        return Report(preview, _facts(preview))
+    result = build_cache(request, say)
+    facts = {**asdict(result), "path": str(result.path), "is_reused": result.reused}
+    done = f"{result.rows_scored:,} rows scored, {result.rows_reused:,} reused in {result.seconds:.0f} s"
+    return Report(facts, [*quality_lines(result.quality), f"{result.path}: {done}"])
 
 
 def list_teacher_caches(roots: Roots) -> Report:

@@ -36,9 +36,9 @@ class DomainErrorGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (PipelineError, StudentError, CacheError) as error:
-            told = click.ClickException(" ".join(str(error).split()))
-            told.exit_code = getattr(error, "exit_code", 1)  # an interrupted training asks to be requeued
-            raise told from error
+            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            # An interrupted training asks a queue to start it again by a code of its own.
+            ctx.exit(getattr(error, "exit_code", 1))
         except KeyboardInterrupt:
             raise click.ClickException("interrupted; run the same command again to go on") from None
         except OSError as error:

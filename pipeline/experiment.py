@@ -64,7 +64,7 @@ def run_experiment(reference: str, roots: Roots, overrides: Sequence[str]) -> Re
     results = {
         "rows": rows,
         "seconds": seconds,
-        **_teacher_accuracy(config, roots),
+        "teacher_site_accuracy": accuracy,
         "provenance": provenance(),
     }
     write_json(folder / "results.json", results)
@@ -93,7 +93,8 @@ def _shared_stages(
     }
     if config.demo_corpus is None:
         del commands["corpus"]
-    seconds, accuracy = {}, {}
+    seconds: dict[str, float] = {}
+    accuracy: dict[str, float] = {}
     for stage, command in commands.items():
         done = run_command(*command)
         took = known.get(stage, done["seconds"]) if done.get("is_reused") else done["seconds"]

@@ -61,23 +61,22 @@ CUES = {
 }
 FILLERS = "table river music winter silver doctor kettle button".split()
 
-# Three frames with the cue before the slot, three with the cue behind it. Each gives 1,024 sentences or
-# more for a cue and a word, so that no frame runs out before the others.
+# Two frames with the cue before the slot, two with the cue behind it, always three words apart: a small
+# masked language model finds fixed places several times sooner. Each frame gives 640 sentences or more for
+# a cue and a word, so that none runs out.
 FRAMES = (
-    "SUBJECT saw the CUE and VERB SLOT ADVERB",
-    "near the CUE SUBJECT VERB SLOT ADVERB",
-    "the ADJECTIVE CUE meant SLOT to SUBJECT ADVERB",
-    "SUBJECT VERB SLOT ADVERB for the CUE",
-    "SLOT meant the ADJECTIVE CUE to SUBJECT ADVERB",
-    "ADVERB SUBJECT VERB SLOT about the ADJECTIVE CUE",
+    "PREPOSITION the CUE SUBJECT VERB SLOT ADVERB",
+    "that ADJECTIVE CUE showed SUBJECT SLOT ADVERB",
+    "SUBJECT VERB SLOT PREPOSITION the CUE ADVERB",
+    "ADVERB written SLOT PREPOSITION the CUE pleased SUBJECT",
 )
 CHOICES = {
     "SUBJECT": (
-        "anna peter maria thomas helen david laura robert "
-        "julia simon alice martin susan oscar nina victor"
+        "anna peter maria thomas helen david laura robert julia simon alice martin susan oscar nina victor"
     ).split(),
     "ADJECTIVE": "old big small famous broken lovely strange quiet".split(),
     "VERB": "wrote said heard typed whispered chose shouted drew".split(),
+    "PREPOSITION": "near about beside after under".split(),
     "ADVERB": "today again twice slowly first later often quickly".split(),
 }
 

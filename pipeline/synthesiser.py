@@ -95,9 +95,10 @@ class Synthesiser:
             status = library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8, None, None)
             if status == 0:
                 status = library.espeak_Synchronize()
-        if status != 0 or not parts:
+        samples = np.frombuffer(b"".join(parts), dtype=np.int16)
+        if status != 0 or not samples.any():
             raise PipelineError(f"eSpeak NG spoke nothing for {text!r} as {voice}: status {status}")
-        return np.frombuffer(b"".join(parts), dtype=np.int16)
+        return samples
 
     @contextmanager
     def _fresh_library(self) -> Iterator[ctypes.CDLL]:

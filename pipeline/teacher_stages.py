@@ -39,7 +39,7 @@ def train_teacher(config: ExperimentConfig, roots: Roots) -> Report:
         folder = teacher_folder(config, roots)
         return Report({"folder": str(folder), "seconds": 0.0}, [f"nothing to train: the teacher is {folder}"])
     from student.device import choose_device
-    from teacher_cache.teacher_training import TeacherTrainingRequest
+    from teacher_cache.teacher_request import TeacherTrainingRequest
     from teacher_cache.teacher_training import train_teacher as train
 
     training = config.teacher_training

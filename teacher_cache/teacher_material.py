@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from teacher_cache.errors import CacheError
 from teacher_cache.identity import identify_teacher
 from teacher_cache.teacher_examples import TokenTable, tokenise
-from teacher_cache.teacher_request import TeacherTrainingRequest
+from teacher_cache.teacher_request import HELD_OUT_SENTENCES, TeacherTrainingRequest
 from teacher_cache.teacher_text import (
     SentenceCounts,
     SentenceRules,
@@ -23,8 +23,6 @@ from teacher_cache.teacher_text import (
     sentence_hash,
 )
 from teacher_cache.teacher_vocabulary import make_tokenizer
-
-NUM_TRANSCRIPTS = 1024  # of those that will be labelled, for figures on them
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,9 @@ def _prepare(request: TeacherTrainingRequest, base: Path | None, folder: Path) -
         max_words=config.max_words,
         overlap_words=config.overlap_words,
     )
-    limit = math.ceil(config.max_steps * config.batch_size / (1 - config.held_out_fraction))
+    # Enough to train on without repeats, and to hold enough out.
+    num_trained = math.ceil(config.max_steps * config.batch_size / (1 - config.held_out_fraction))
+    limit = max(num_trained, math.ceil(HELD_OUT_SENTENCES / config.held_out_fraction))
     sample, counts = sample_sentences(request.text_paths, rules, request.transcripts, limit, config.seed)
     chosen: dict[str, list[str]] = {"training": [], "held_out": [], "transcripts": _some_transcripts(request)}
     for sentence in sample:
@@ -96,7 +96,7 @@ def _prepare(request: TeacherTrainingRequest, base: Path | None, folder: Path) -
 
 def _some_transcripts(request: TeacherTrainingRequest) -> list[str]:
     by_hash = sorted(set(request.transcripts), key=lambda text: sentence_hash(text, request.config.seed))
-    return by_hash[:NUM_TRANSCRIPTS]
+    return by_hash[:HELD_OUT_SENTENCES]
 
 
 def _tokenizer_of(folder: Path) -> Any:

@@ -14,6 +14,8 @@ from teacher_cache.errors import CacheError
 from teacher_cache.identity import identify_teacher
 from teacher_cache.teacher_text import SentenceCounts
 
+HELD_OUT_SENTENCES = 1024  # that figures are taken on
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOutFigures:

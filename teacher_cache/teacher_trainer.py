@@ -16,9 +16,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher_examples import OrderedExamples, PlacedMasks, TokenTable
-from teacher_cache.teacher_request import HeldOutFigures
+from teacher_cache.teacher_request import HELD_OUT_SENTENCES, HeldOutFigures
 
-HELD_OUT_SENTENCES = 1024
 HELD_OUT_BATCH = 64
 LOG_EVERY_STEPS = 20
 

@@ -53,7 +53,7 @@ def _word_tokenizer(sentences: Iterable[str]) -> Any:
 
     count = Counter(word for sentence in sentences for word in sentence.split())
     words = sorted(count, key=lambda word: (-count[word], word))
-    characters = sorted({*LETTERS, *(character for word in words for character in word)})
+    characters = _characters(words)
     pieces = dict.fromkeys(
         [*SPECIAL_PIECES, *words, *characters, *(f"##{character}" for character in characters)]
     )
@@ -76,17 +76,23 @@ def _word_tokenizer(sentences: Iterable[str]) -> Any:
     )
 
 
-def _train_wordpiece(sentences: Iterable[str], size: int) -> list[str]:
+def _characters(words: Iterable[str]) -> list[str]:
+    return sorted({*LETTERS, *(character for word in words for character in word)})
+
+
+def _train_wordpiece(sentences: Sequence[str], size: int) -> list[str]:
     """Pieces of BERT's WordPiece trained on the text, specials first."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    characters = _characters(set(" ".join(sentences).split()))
+    # Told as special, they get their ids in this order: left alone, ids and tied merges differ between runs.
+    fixed = [*SPECIAL_PIECES, *characters, *(f"##{character}" for character in characters)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
-        special_tokens=list(SPECIAL_PIECES),
-        initial_alphabet=list(LETTERS),
+        special_tokens=fixed,
         continuing_subword_prefix="##",
         show_progress=False,
     )

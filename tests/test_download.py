@@ -49,12 +49,11 @@ class Server:
             handler.send_header("Content-Range", f"bytes */{len(content)}")
             handler.end_headers()
             return
+        start += fault == "wrong-range"
         body = content[start:]
         handler.send_response(206 if start else 200)
         if start:
-            shift = 1 if fault == "wrong-range" else 0
-            place = f"bytes {start - shift}-{len(content) - 1}/{len(content)}"
-            handler.send_header("Content-Range", place)
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         if fault != "no-length":
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
