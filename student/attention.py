@@ -15,7 +15,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
     mask : bool, broadcastable to (B, H, U, S), True where a query may look; not together with `causal`
     No dropout on the weights: it would drop a CPU to the slow path. PyTorch's fused kernel, except in
     bfloat16 on a CPU: its backward pass there takes 4 times as long as two plain products at 3 s
-    utterances, twice at 13 s, and as long at 32 s.
+    utterances, nearly twice at 13 s, and as long at 32 s.
     """
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)

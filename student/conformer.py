@@ -83,7 +83,7 @@ class Subsampling(nn.Module):
     """(B, T, F) to (B, T', D) by two 3 x 3 convolutions of stride 2.
 
     Without padding in time a frame within an utterance's length depends on real frames only: no mask
-    is needed. Channels-last, a CPU convolves and differentiates it 1.4 to 2 times as fast.
+    is needed. Channels-last, a CPU convolves and differentiates it 1.1 to 1.8 times as fast.
     """
 
     def __init__(self, config: ConformerConfig, mel_bins: int) -> None:
@@ -108,8 +108,8 @@ class Subsampling(nn.Module):
 class ConformerBlock(nn.Module):
     """Half feed-forward, attention, convolution, half feed-forward, LayerNorm; a residual around each part.
 
-    Dropout falls on what each part adds to the residual, and nowhere else: a mask over the four times
-    wider inner layers would cost a CPU more than the layers' own arithmetic gains from it.
+    Dropout falls on what each part adds to the residual, and nowhere else: masks over the wider inner
+    layers too would triple what it costs.
     """
 
     def __init__(self, config: ConformerConfig) -> None:
@@ -184,7 +184,7 @@ class ConvolutionModule(nn.Module):
         x = functional.glu(self.gate(self.norm_in(x)), dim=-1)
         if padding is not None:
             x = x.masked_fill(padding.unsqueeze(2), 0.0)  # the kernel must not see padding
-        # seen as a channels-last image of height 1 it runs 15 times as fast on a CPU as Conv1d, exactly equal
+        # seen as a channels-last image of height 1 a CPU trains it 4 times as fast as Conv1d, to equal values
         x = self.depthwise(x.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
         projected: Tensor = self.project(functional.silu(self.norm(x)))
         return projected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,21 @@ from teacher_cache.progress import progress
 
 
 def evaluate(
-    run: Path, manifests: Mapping[str, Path], data_root: Path, device: str = "auto"
+    run: Path,
+    manifests: Mapping[str, Path],
+    data_root: Path,
+    device: str = "auto",
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
     """Error rates by split: wer, cer, substitutions, deletions, insertions, words, utterances, tap_wer.
 
-    run : a run folder, or one checkpoint of it     tap_wer : layer -> WER, the final layer among them
+    run : a run folder, or one checkpoint of it     say : is told the model and the device in use
+    tap_wer : layer -> WER, the final layer among them
     Writes <run folder>/evaluation/<split>.json and, in the trn format of NIST sclite, <split>.ref.trn
     and <split>.hyp.trn. Every utterance of a manifest counts, also one that training left out.
     """
     recogniser = load_recogniser(run, device)
+    say(recogniser.description)
     folder = _run_folder(recogniser.source) / "evaluation"
     results = {}
     for split, manifest in manifests.items():

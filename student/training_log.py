@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,8 +48,8 @@ class RunLog:
         self._write_line(line)
 
     def figures(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
-        """Keep the figures of a step; one that is no number (NaN) is kept as null."""
-        entry = {name: value if value == value else None for name, value in figures.items()}
+        """Keep the figures of a step; NaN and infinity are kept as null."""
+        entry = {name: value if isfinite(value) else None for name, value in figures.items()}
         self._metrics.write(json.dumps({"step": step, "kind": kind, **entry}) + "\n")
         for name, value in figures.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)

@@ -131,7 +131,7 @@ class TeacherCacheReader:
         rows = self._rows[span] if self._memory else self._read_rows(span)
         logprobs = dequantise(rows.steps, self.temperature)
         if self.tail == "renormalise":
-            logprobs -= np.logaddexp.reduce(logprobs, axis=1, keepdims=True)
+            logprobs -= _log_mass(logprobs)[:, None]
         elif self.temperature != 1:
             logprobs -= rows.lognorm[:, None]
         return TeacherTargets(
@@ -227,5 +227,12 @@ class TeacherCacheReader:
             )
         if top_k < steps.shape[1]:
             beyond = dequantise(steps[:, top_k:], self.temperature) - lognorm[:, None]
-            tail = np.logaddexp(tail, np.logaddexp.reduce(beyond, axis=1))
+            tail = np.logaddexp(tail, _log_mass(beyond))
         return _Rows(gold_id, top_id, steps[:, :top_k], lognorm, tail)
+
+
+def _log_mass(logprobs: np.ndarray) -> np.ndarray:
+    """Log of the summed probabilities of each row, whose first is the likeliest; (n, k) -> (n,)."""
+    most = logprobs[:, 0]
+    mass: np.ndarray = most + np.log(np.exp(logprobs - most[:, None]).sum(axis=1))
+    return mass

@@ -55,12 +55,17 @@ def tiny_bert(folder: Path, seed: int = 0, words: Sequence[str] = WORDS, max_pos
 
 
 def write_corpus(
-    root: Path, texts: Sequence[str], seed: int = 0, suffix: str = "flac", folder: str = "train"
+    root: Path,
+    texts: Sequence[str],
+    seed: int = 0,
+    suffix: str = "flac",
+    folder: str = "train",
+    first_speaker: int = 100,
 ) -> Path:
     """A LibriSpeech-layout folder of tones, one pitch per letter, so that there is something to learn."""
     chapters: dict[Path, list[str]] = {}
     for index, text in enumerate(texts):
-        speaker, chapter = 100 + index % 3, 7
+        speaker, chapter = first_speaker + index % 3, 7
         place = root / folder / str(speaker) / str(chapter)
         place.mkdir(parents=True, exist_ok=True)
         utterance_id = f"{speaker}-{chapter}-{index:04d}"

@@ -274,7 +274,7 @@ build_cache(driven_request(*map(Path, sys.argv[1:])))
 def driven_request(teacher_folder: Path, root: Path) -> BuildRequest:
     """What the killed driver builds; many small shards."""
     return BuildRequest(
-        entries={"train": entries_of(sentences(4000, seed=1, words=(*WORDS, *SPELT)))},
+        entries={"train": entries_of(sentences(2000, seed=1, words=(*WORDS, *SPELT)))},
         teacher_folder=teacher_folder,
         cache_config=CacheConfig(top_k=32, masking="token"),
         build_config=BuildConfig(workers=2, rows_per_shard=CHUNK_ROWS, batch_tokens=256),
@@ -329,7 +329,7 @@ def test_killed_workers_and_drivers_leave_what_an_uninterrupted_build_makes(
     finished = len(driver.receipts)
     driver.wait_for(lambda: len(driver.receipts) >= finished + 3)  # its shard was given to another
     driver.process.kill()
-    driver.process.wait()
+    driver.process.communicate()
     assert not list(root.glob("?" * 32))  # nothing is published
 
     driver = Driver(bert_folder, root)

@@ -36,15 +36,15 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         prefix = f"/maker/small/resolve/{COMMIT}/"
-        if self.path.startswith("/api/models/maker/small/"):
+        if self.path.startswith("/api/models/maker/small"):
+            files = sorted(self.folder.iterdir())
             if "/tree/" in self.path:
-                entries = [{"type": "file", "path": path.name, "oid": self._tag(path), "size": path.stat().st_size}
-                           for path in sorted(self.folder.iterdir())]  # fmt: skip
+                entries = [
+                    {"type": "file", "path": path.name, "oid": self._tag(path), "size": path.stat().st_size}
+                    for path in files
+                ]
                 return self._send(json.dumps(entries).encode(), "application/json")
-            siblings = [
-                {"rfilename": path.name, "size": path.stat().st_size}
-                for path in sorted(self.folder.iterdir())
-            ]
+            siblings = [{"rfilename": path.name, "size": path.stat().st_size} for path in files]
             facts = {"id": "maker/small", "sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}}
             return self._send(json.dumps(facts).encode(), "application/json")
         if self.path.startswith(prefix) and (self.folder / self.path[len(prefix) :]).is_file():
@@ -98,9 +98,8 @@ def resolve_elsewhere(
         f"print(resolve_teacher(TeacherConfig(model={model!r}), Path({str(folder)!r})))\n"
     )
     home = str(folder.parent / "hub-home")
-    environment = {
-        **os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": home, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
-    }  # fmt: skip
+    loopback = {"HF_ENDPOINT": endpoint, "HF_HOME": home, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    environment = {**os.environ, **loopback}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )

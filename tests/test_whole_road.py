@@ -1,0 +1,192 @@
+"""Every stage end to end through the commands, with a tiny real BERT and real FLAC files, each run twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from fakes import WORDS, sentences, tiny_bert, write_corpus
+
+from pipeline.cli import main
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+[data]
+corpus = "tones"
+unit_vocabulary_size = 60
+max_characters_per_second = 100.0
+min_seconds = 0.01
+[data.splits]
+train = {{ folders = ["train"] }}
+dev = {{ folders = ["dev"] }}
+[teacher]
+model = "{teacher}"
+[cache]
+top_k = 16
+[build]
+workers = 1
+[augmentation]
+time_masks = 0
+frequency_masks = 0
+[conformer]
+num_layers = 3
+model_dim = 32
+num_heads = 2
+feed_forward_dim = 64
+conv_kernel_frames = 7
+subsampling_channels = 8
+taps = [1, 2]
+dropout = 0.0
+[decoder]
+num_layers = 1
+num_heads = 2
+feed_forward_dim = 64
+min_count = 1
+[objective]
+top_k = 8
+[trainer]
+max_steps = 12
+batch_seconds = 20.0
+micro_batch_seconds = 10.0
+warmup_steps = 4
+checkpoint_every_steps = 5
+evaluate_every_steps = 6
+device = "cpu"
+precision = "float32"
+"""
+
+
+class Road:
+    """A folder with data, config and roots, and a way to run commands in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "tones.toml"
+        self.options = {name: str(folder / name) for name in ("data", "cache", "runs", "scratch")}
+
+    def run(self, *arguments: str, roots: str) -> Result:
+        given = [part for name in roots.split() for part in (f"--{name}-root", self.options[name])]
+        return CliRunner().invoke(main, [*arguments, *given])
+
+    def json(self, *arguments: str, roots: str) -> dict[str, Any]:
+        result = self.run(*arguments, "--json", roots=roots)
+        assert result.exit_code == 0, result.output
+        return dict(json.loads(result.stdout))
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    """A prepared corpus, a built cache and a trained, evaluated student."""
+    road = Road(tmp_path_factory.mktemp("road"))
+    teacher = tiny_bert(road.folder / "bert")
+    texts = sentences(50, seed=1, words=WORDS, max_words=6)
+    write_corpus(road.folder / "data" / "tones", texts[:40], folder="train")
+    write_corpus(road.folder / "data" / "tones", texts[40:], folder="dev", first_speaker=900)
+    road.config.write_text(CONFIG.format(teacher=teacher), encoding="utf-8")
+    config = str(road.config)
+    road.first = {  # type: ignore[attr-defined]
+        "prepare": road.json("data", "prepare", config, roots="data runs"),
+        "cache": road.json("cache", "build", config, roots="data cache runs"),
+        "train": road.json("train", config, roots="data cache runs"),
+        "evaluate": road.json("evaluate", "tones", roots="data runs"),
+    }
+    return road
+
+
+def test_the_first_time_everything_is_made(road: Road) -> None:
+    first = road.first  # type: ignore[attr-defined]
+    assert first["prepare"]["splits"]["train"]["utterances"] == 40
+    assert first["cache"]["rows_scored"] > 50
+    assert first["train"]["steps"] == 12
+    scores = first["evaluate"]["splits"]["dev"]
+    assert set(scores["tap_wer"]) == {"1", "2", "3"}
+    assert scores["words"] == sum(len(text.split()) for text in sentences(50, seed=1, max_words=6)[40:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "roots", "says_reused"),
+    [
+        (("data", "prepare"), "data runs", lambda told: told["is_reused"]),
+        (("cache", "build"), "data cache runs", lambda told: told["is_reused"] and told["rows_scored"] == 0),
+        (("train",), "data cache runs", lambda told: told["already_finished"]),
+    ],
+)
+def test_the_second_time_nothing_is_done_and_nothing_changes(
+    road: Road, arguments: tuple[str, ...], roots: str, says_reused: Callable[[dict[str, Any]], bool]
+) -> None:
+    def snapshot() -> dict[Path, bytes]:
+        kept = [road.folder / "cache", road.folder / "runs" / "prepared"]
+        return {path: path.read_bytes() for top in kept for path in top.rglob("*") if path.is_file()}
+
+    before = snapshot()
+    assert says_reused(road.json(*arguments, str(road.config), roots=roots))
+    assert snapshot() == before
+
+
+def test_another_config_on_the_same_run_is_refused_and_the_keys_are_named(road: Road) -> None:
+    result = road.run("train", str(road.config), "--set", "trainer.max_steps=13", roots="data cache runs")
+    assert result.exit_code == 1
+    assert "trainer.max_steps: 12 -> 13" in result.stderr
+    assert "RUN=" in result.stderr
+
+
+def test_the_student_is_trained_without_the_teacher_s_files(road: Road) -> None:
+    hidden = shutil.move(road.folder / "bert", road.folder / "bert-away")
+    try:
+        trained = road.json(
+            "train",
+            str(road.config),
+            "--run-dir",
+            str(road.folder / "runs" / "alone"),
+            roots="data cache runs",
+        )
+    finally:
+        shutil.move(hidden, road.folder / "bert")
+    assert trained["steps"] == 12
+
+
+def test_a_recording_is_transcribed_as_evaluation_heard_it(road: Road) -> None:
+    recording = sorted((road.folder / "data" / "tones" / "dev").rglob("*.flac"))[0]
+    told = road.json("transcribe", "tones", str(recording), roots="runs")
+    lines = (road.folder / "runs" / "tones" / "evaluation" / "dev.hyp.trn").read_text().splitlines()
+    heard = {line.rsplit(" (", 1)[1][:-1]: line.rsplit(" (", 1)[0] for line in lines}
+    assert told["transcripts"] == [{"audio": str(recording), "text": heard[recording.stem]}]
+
+
+def test_a_cache_is_listed_described_and_verified_and_a_flipped_byte_is_found(road: Road) -> None:
+    (listed,) = road.json("cache", "ls", roots="cache")["caches"]
+    assert listed["names"] == ["tones"]
+    assert road.json("cache", "info", "tones", roots="cache")["fingerprint"] == listed["fingerprint"]
+    assert road.json("cache", "verify", "tones", roots="cache")["faults"] == []
+    broken = road.folder / "broken"
+    shutil.copytree(road.folder / "cache", broken)
+    victim = max(
+        (broken / listed["fingerprint"]).rglob("c/*"), key=lambda path: path.is_file() and path.stat().st_size
+    )
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 3] ^= 1
+    victim.write_bytes(content)
+    result = CliRunner().invoke(main, ["cache", "verify", "tones", "--cache-root", str(broken)])
+    assert result.exit_code == 1
+    assert result.output.strip()
+
+
+def test_a_missing_cache_is_one_line_with_the_next_command(road: Road, tmp_path: Path) -> None:
+    arguments = ["train", str(road.config), "--run-dir", str(tmp_path / "run"), "--cache-root", str(tmp_path)]
+    result = CliRunner().invoke(
+        main, [*arguments, "--data-root", road.options["data"], "--runs-root", road.options["runs"]]
+    )
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "make teacher-cache CONFIG=" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_usage_ends_with_code_2() -> None:
+    assert CliRunner().invoke(main, ["train", "--no-such-option"]).exit_code == 2
