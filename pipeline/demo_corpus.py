@@ -91,11 +91,6 @@ def make_corpus(config: DemoCorpusConfig, folder: Path, workers: int = 0) -> Mad
     return MadeCorpus(folder, False, summary)
 
 
-def sounds_alike(synthesiser: Synthesiser, text: str, other: str, voice: Voice) -> bool:
-    """True where both texts give the same samples, to the last bit, in this voice, rate and pitch."""
-    return np.array_equal(synthesiser.speak(text, voice), synthesiser.speak(other, voice))
-
-
 def speak(speaker: Speaker, folder: Path) -> Spoken:
     """Write a speaker's FLAC files and transcript below `folder`, less the sites that an ear decides."""
     place = folder / speaker.split / str(speaker.number) / str(speaker.chapter)
@@ -104,9 +99,10 @@ def speak(speaker: Speaker, folder: Path) -> Spoken:
     lines, sites, num_samples = [], [], 0
     for position, sentence in enumerate(speaker.sentences):
         pairing, utterance_id = sentence.pairing, speaker.utterance_id(position)
+        spoken = synthesiser.speak(sentence.text, speaker.voice)
         if sentence.is_site:
             other = with_spelling(sentence.text, sentence.word_index, pairing.partner)
-            if not sounds_alike(synthesiser, sentence.text, other, speaker.voice):
+            if not np.array_equal(synthesiser.speak(other, speaker.voice), spoken):
                 continue
             sites.append(
                 Site(
@@ -119,7 +115,7 @@ def speak(speaker: Speaker, folder: Path) -> Spoken:
                     kind=pairing.kind,
                 )
             )
-        samples = resample(synthesiser.speak(sentence.text, speaker.voice))
+        samples = resample(spoken)
         soundfile.write(place / f"{utterance_id}.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16")
         lines.append(f"{utterance_id} {sentence.text.upper()}\n")
         num_samples += len(samples)

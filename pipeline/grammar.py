@@ -15,7 +15,7 @@ SEEN, TEACHER_ONLY = "seen", "teacher_only"
 KINDS = (SEEN, TEACHER_ONLY)
 TEACHER_ONLY_CUES = 2  # of the six cues of each spelling: a third of the pairings
 
-# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo_corpus`.
+# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo_plan`.
 HOMOPHONE_PAIRS = (
     ("sea", "see"),
     ("night", "knight"),

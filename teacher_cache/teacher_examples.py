@@ -108,7 +108,7 @@ class PlacedMasks(DataCollatorForLanguageModeling):  # type: ignore[misc]  # tra
         )
         is_special = torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
         # Mixed by SeedSequence: neighbouring places must not share random numbers.
-        entropy = np.random.SeedSequence([int(self.seed or 0), 7]).generate_state(1, np.uint64)
+        entropy = np.random.SeedSequence([int(self.seed or 0), examples[0][0]]).generate_state(1, np.uint64)
         self.generator = torch.Generator().manual_seed(int(entropy[0]))
         masked, labels = self.torch_mask_tokens(ids.clone(), special_tokens_mask=is_special)
         while not (labels != -100).any() and not is_special.all():  # a loss over nothing is NaN

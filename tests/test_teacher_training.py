@@ -132,6 +132,8 @@ def test_masks_follow_from_seed_and_place_alone() -> None:
     batch = [(40, ids), (41, ids[:4])]
     first, _, again = masks(batch), masks([(7, ids)]), masks(batch)
     assert all(torch.equal(first[name], again[name]) for name in first)
+    elsewhere = masks([(42, ids), (43, ids[:4])])
+    assert not torch.equal(first["labels"], elsewhere["labels"])
     assert first["attention_mask"].tolist() == [[1] * 10, [1] * 4 + [0] * 6]
     assert (first["labels"][1, 4:] == -100).all()
 
