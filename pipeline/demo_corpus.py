@@ -24,7 +24,7 @@ from pipeline.demo_plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_cor
 from pipeline.errors import PipelineError
 from pipeline.grammar import KINDS, pairings, vocabulary, with_spelling
 from pipeline.homophones import SITES_FILE, Site, write_sites
-from pipeline.synthesiser import SAMPLE_RATE_HZ, Synthesiser, Voice, resample
+from pipeline.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
 from teacher_cache.progress import Advance, progress
 
 CORPUS_VERSION = 1  # raised whenever the same config would give another corpus

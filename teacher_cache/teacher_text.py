@@ -106,7 +106,7 @@ class TranscriptOverlap:
         windows, owner = self._windows(sentences)
         if len(windows) and len(self._known_windows):
             place = np.searchsorted(self._known_windows, windows).clip(max=len(self._known_windows) - 1)
-            pass
+            found[owner[self._known_windows[place] == windows]] = True
         return found
 
     def _windows(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
