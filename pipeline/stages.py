@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.audio_check import silent_decoders
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
 from pipeline.errors import PipelineError
@@ -91,12 +93,19 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
         cache_config=config.cache,
         run_dir=run_dir,
     )
-    result = asdict(train(job))
+    with _quiet_for(prepared):
+        result = asdict(train(job))
     write_record(run_dir, {**record, "state": "finished", "result": result})
     done = "was finished already, nothing to do" if result["already_finished"] else "finished"
     wer = "" if result["dev_wer"] is None else f", dev WER {result['dev_wer']:.2%}"
     line = f"{run_dir}: {done}: {result['steps']:,} steps in {result['seconds']:.0f} s{wer}"
     return Report({**result, "run": str(run_dir)}, [line, f"next: bert2ctc evaluate {run_dir}"])
+
+
+def _quiet_for(prepared: Path) -> AbstractContextManager[None]:
+    """Silence the MP3 decoder's notes about valid files, where there are MP3 files to decode."""
+    has_mp3 = any('.mp3"' in path.read_text(encoding="utf-8") for path in prepared.glob("*.jsonl"))
+    return silent_decoders() if has_mp3 else nullcontext()
 
 
 def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, reference: str) -> Path | None:
@@ -135,7 +144,8 @@ def evaluate_run(run_dir: Path, roots: Roots, splits: Sequence[str], device: str
         )
     manifests = {name: prepared / f"{name}.jsonl" for name in splits or known}
     started = time.monotonic()
-    scores = evaluate(run_dir, manifests, roots.data, device)
+    with _quiet_for(prepared):
+        scores = evaluate(run_dir, manifests, roots.data, device, say)
     result = {"run": str(run_dir), "splits": scores, "seconds": time.monotonic() - started}
     return Report(result, [_score_table(scores), f"references and hypotheses: {run_dir / 'evaluation'}"])
 
