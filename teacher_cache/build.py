@@ -41,6 +41,7 @@ from teacher_cache.verify import shard_fault
 from teacher_cache.writer import CacheWriter
 
 RETRIES = 2
+CONNECT_TIMEOUT = "15s"
 TASKS_PER_WORKER = 2  # one runs while the next one's passages are already there
 VERSIONED = ("torch", "transformers", "tokenizers", "zarr", "numcodecs", "numpy", "dask")
 
@@ -241,7 +242,7 @@ def _client(request: BuildRequest, num_tasks: int) -> Iterator[Client]:
     """A client of the scheduler that is asked for, or of a cluster of this machine's own."""
     if request.scheduler:
         try:
-            client = Client(request.scheduler)
+            client = Client(request.scheduler, timeout=CONNECT_TIMEOUT)
         except OSError as error:
             raise CacheError(
                 f"no Dask scheduler at {request.scheduler} ({error}); start one, or leave --scheduler out"

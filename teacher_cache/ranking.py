@@ -26,7 +26,7 @@ def rank_logits(
     others = logits.scatter(1, top_id, -torch.inf)
     lognorm, tail = [], []
     for temperature in temperatures:
-        scaled = (logits / temperature).logsumexp(-1)
+        scaled = normaliser[:, 0] if temperature == 1 else (logits / temperature).logsumexp(-1)
         lognorm.append(scaled - normaliser[:, 0] / temperature)
         tail.append((others / temperature).logsumexp(-1) - scaled)
     return RowBlock(

@@ -39,7 +39,10 @@ FORMAT_VERSION = 1
 LABEL_VERSION = 1  # raise it whenever this code changes a stored value beyond the stated error
 FINGERPRINT_CHARACTERS = 32
 
-SPECIAL_TOKEN_POLICY = "special and unused pieces are never ranked; their mass is in the tail"
+SPECIAL_TOKEN_POLICY = (
+    "left, text and right are one text within the tokenizer's own frame, every word behind a space; "
+    "special and unused pieces are never ranked, their mass is in the tail"
+)
 TRUNCATION_POLICY = "a passage above the teacher's limit is refused"
 
 

@@ -12,7 +12,7 @@ from fakes import tiny_bert
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # more threads than idle cores wait for each other
 
 
 @pytest.fixture(scope="session")
