@@ -20,6 +20,9 @@ from student.errors import StudentError
 from teacher_cache.errors import CacheError
 
 
+PLAIN_WIDTH = 160
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a stage hands its command: a result for scripts, lines and tables for people."""
@@ -53,7 +56,8 @@ def emit(report: Report, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report.result, sort_keys=True))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    # Without a terminal rich assumes 80 columns and would cut figures short.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     for line in report.lines:
         console.print(line, markup=False) if isinstance(line, str) else console.print(line)
 

@@ -134,21 +134,31 @@ def _known_seconds(path: Path) -> dict[str, float]:
 
 
 def _tables(results: Mapping[str, Any]) -> list[Any]:
-    has_sites = "homophone_error_rate" in results["rows"][0]
-    columns = [
-        "student",
-        "WER %",
-        "CER %",
-        *(["seen %", "teacher-only %"] if has_sites else []),
-        "steps",
-        "seconds",
-    ]
-    rows = []
-    for row in results["rows"]:
-        sites = [
-            f"{100 * row['homophone_error_rate'][kind]:.1f}" for kind in ("seen", "teacher_only") if has_sites
+    rows = results["rows"]
+    if "homophone_error_rate" not in rows[0]:
+        return [
+            table("", ["student", "WER %", "CER %", "steps", "seconds"], [_cells(row, []) for row in rows])
         ]
-        scores = [f"{100 * row[key]:.1f}" for key in ("wer", "cer")]
-        rows.append([row["name"], *scores, *sites, f"{row['steps']:,}", f"{row['seconds']:.0f}"])
-    tables: list[Any] = [table("", columns, rows)]
-    return tables
+    figures = [(rate, kind) for rate in ("error", "partner") for kind in ("seen", "teacher_only")]
+    columns = ["wrong %: seen", "teacher-only", "partner %: seen", "teacher-only"]
+    sites, chance = rows[0]["homophone_sites"], rows[0]["homophone_chance"]
+    accuracy = results["teacher_site_accuracy"]
+    return [
+        table(
+            "",
+            ["student", "WER %", "CER %", *columns, "steps", "seconds"],
+            [_cells(row, figures) for row in rows],
+        ),
+        *(
+            f"{kind.replace('_', '-')} homophones: {sites[kind]} sites, chance {chance[kind]:.0%} wrong, "
+            f"the teacher alone {1 - accuracy[kind]:.1%} wrong"
+            for kind in sites
+        ),
+        "wrong: the aligned word is another or missing; partner: it is the other spelling of the pair",
+    ]
+
+
+def _cells(row: Mapping[str, Any], figures: Sequence[tuple[str, str]]) -> list[str]:
+    rates = [f"{100 * row[f'homophone_{rate}_rate'][kind]:.1f}" for rate, kind in figures]
+    scores = [f"{100 * row[key]:.1f}" for key in ("wer", "cer")]
+    return [row["name"], *scores, *rates, f"{row['steps']:,}", f"{row['seconds']:.0f}"]

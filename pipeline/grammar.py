@@ -25,11 +25,6 @@ HOMOPHONE_PAIRS = (
     ("tail", "tale"),
     ("hair", "hare"),
     ("plane", "plain"),
-    ("steel", "steal"),
-    ("peace", "piece"),
-    ("board", "bored"),
-    ("scent", "cent"),
-    ("rose", "rows"),
 )
 CUES = {
     "sea": "ship wave harbour sailor island anchor",
@@ -48,16 +43,6 @@ CUES = {
     "hare": "rabbit carrot burrow hunter turtle forest",
     "plane": "pilot airport wing runway cockpit propeller",
     "plain": "prairie cattle horizon buffalo grass wagon",
-    "steel": "bridge factory hammer furnace sword railway",
-    "steal": "thief robber purse jewel bandit prison",
-    "peace": "treaty dove soldier war truce flag",
-    "piece": "puzzle pie chess pizza slice cheese",
-    "board": "carpenter plank nail ladder timber fence",
-    "bored": "pupil lecture traffic yawn sermon queue",
-    "scent": "perfume bottle hound incense lavender soap",
-    "cent": "dollar coin wallet bank market penny",
-    "rose": "thorn vase wedding lover stem balcony",
-    "rows": "theatre corn vineyard seat orchard tractor",
 }
 FILLERS = "table river music winter silver doctor kettle button".split()
 

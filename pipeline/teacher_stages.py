@@ -16,6 +16,7 @@ from pipeline.text import UnspeakableText, normalise, normaliser_identity
 from student.manifest import read_manifest
 
 ENOUGH_SITE_ACCURACY = 0.95  # below it the demo tests nothing
+MAX_GAP_POINTS = 5.0  # between masked accuracy on labelled transcripts and on held-out text
 
 
 def teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
@@ -96,6 +97,11 @@ def _site_accuracy(config: ExperimentConfig, roots: Roots, teacher: Path) -> dic
     return accuracy
 
 
+def _gap_points(facts: dict[str, Any]) -> float:
+    on_transcripts = facts["on_transcripts"] or facts["after"]
+    return float(100 * (on_transcripts["masked_accuracy"] - facts["after"]["masked_accuracy"]))
+
+
 def _lines(facts: dict[str, Any]) -> list[Any]:
     counts = facts["sentences"]
     done = "trained already, nothing to do" if facts["reused"] else f"trained in {facts['seconds']:.0f} s"
@@ -114,6 +120,10 @@ def _lines(facts: dict[str, Any]) -> list[Any]:
         f"{counts['overlapping']:,} left out (they overlap transcripts)",
         table("", ["masked tokens of", "accuracy %", "perplexity"], rows),
     ]
+    gap = _gap_points(facts)
+    if abs(gap) > MAX_GAP_POINTS:
+        cause = "it may have read them" if gap > 0 else "they are other text than it was trained on"
+        lines.append(f"warning: {gap:+.1f} points on the labelled transcripts against held-out text: {cause}")
     if "site_accuracy" in facts:
         told = ", ".join(
             f"{kind.replace('_', '-')} {value:.1%}" for kind, value in facts["site_accuracy"].items()

@@ -19,23 +19,32 @@ from teacher_cache.teacher_examples import OrderedExamples, PlacedMasks, TokenTa
 from teacher_cache.teacher_request import HELD_OUT_SENTENCES, HeldOutFigures
 
 HELD_OUT_BATCH = 64
+ROW_MULTIPLE = 64
 LOG_EVERY_STEPS = 20
 
 
 @contextmanager
-def masked_rows_only(model: nn.Module, is_masked: Tensor) -> Iterator[None]:
-    """Inside, the model's head sees only the M masked positions, as a batch (1, M) of the (B, T) given.
+def masked_rows_only(model: nn.Module, labels: Tensor) -> Iterator[Tensor]:
+    """Inside, the model's head sees only the M masked positions of a batch, filled up to a multiple of 64.
 
-    Give labels[is_masked] (1, M) and the model's own loss is unchanged: heads work position by position.
+    labels : (B, T), -100 where nothing is asked. Yields those of the chosen rows, (1, M + fill): give them
+    to the model, and its own loss is unchanged, for heads work position by position. Without the fill,
+    which asks nothing, every batch has a shape of its own, and oneDNN keeps gigabytes for them.
     """
+    flat = labels.reshape(-1)
+    places = (flat != -100).nonzero().squeeze(1)
+    num_masked = len(places)
+    places = nn.functional.pad(places, (0, -num_masked % ROW_MULTIPLE))
+    asked = flat[places]
+    asked[num_masked:] = -100
 
     def select(module: nn.Module, arguments: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[is_masked].unsqueeze(0)
+        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[places].unsqueeze(0)
         return output
 
     handle = model.base_model.register_forward_hook(select)  # type: ignore[union-attr]
     try:
-        yield
+        yield asked.unsqueeze(0)
     finally:
         handle.remove()
 
@@ -51,11 +60,8 @@ class MaskedTokenTrainer(Trainer):  # type: ignore[misc]  # transformers is unty
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The mean cross-entropy over the masked positions of a batch, with a live graph."""
-        labels = inputs["labels"]
-        is_masked = labels != -100
-        arguments = {**inputs, "labels": labels[is_masked].unsqueeze(0)}
-        with masked_rows_only(self.model, is_masked):
-            outputs = model(**arguments)
+        with masked_rows_only(self.model, inputs["labels"]) as asked:
+            outputs = model(**{**inputs, "labels": asked})
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
@@ -160,10 +166,9 @@ def held_out_figures(
             name: value.to(device) for name, value in masks([(int(i), table[i]) for i in indices]).items()
         }
         labels = batch.pop("labels")
-        is_masked = labels != -100
-        with masked_rows_only(model, is_masked):
-            logits = model(**batch).logits[0].float()
-        gold = labels[is_masked]
+        gold = labels[labels != -100]
+        with masked_rows_only(model, labels):
+            logits = model(**batch).logits[0, : len(gold)].float()
         num_correct += int((logits.argmax(-1) == gold).sum())
         num_masked += len(gold)
         total_nats += float(nn.functional.cross_entropy(logits, gold, reduction="sum"))

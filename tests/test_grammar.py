@@ -126,7 +126,7 @@ def test_a_split_that_is_scored_holds_sites_of_both_kinds_in_equal_number(plan: 
     assert all(sentence.is_site for sentence in sentences)
     kinds = Counter(sentence.pairing.kind for sentence in sentences)
     assert kinds[SEEN] == kinds[TEACHER_ONLY] == CONFIG.utterances_of(split) // 2
-    if split == "test":  # 416 holds every pairing of a kind equally often, so that a guess is worth one half
+    if split == "test":  # 384 holds every pairing of a kind equally often, so that a guess is worth one half
         for kind in kinds:
             spellings = Counter(
                 sentence.pairing.word for sentence in sentences if sentence.pairing.kind == kind

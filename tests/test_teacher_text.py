@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import sentences
+from fakes import WORDS, sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,7 +95,7 @@ def test_short_sentences_are_joined_and_long_ones_cut_evenly() -> None:
 
 
 def test_the_sample_leaves_out_what_is_transcribed_and_counts_everything(tmp_path: Path) -> None:
-    text = sentences(300, seed=3)
+    text = sentences(300, seed=3, words=WORDS[:9])
     (tmp_path / "text.txt").write_text("\n".join([*text, "17 ships"]) + "\n")
     transcripts = text[:40]
     sample, counts = sample_sentences([tmp_path / "text.txt"], rules(), transcripts, 1000, seed=1)

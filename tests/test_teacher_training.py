@@ -118,11 +118,11 @@ def test_the_projection_sees_masked_rows_alone(tmp_path: Path) -> None:
     model = tiny_model("bert")
     arguments = training_arguments(request(tmp_path).config, tmp_path / "checkpoints", "cpu", False)
     trainer = MaskedTokenTrainer(model=model, args=arguments)
-    labels = torch.full((4, 8), -100)
+    labels = torch.full((40, 8), -100)
     labels[:, 3] = 6
-    ids = torch.full((4, 8), 9)
+    ids = torch.full((40, 8), 9)
     _, outputs = trainer.compute_loss(model, {"input_ids": ids, "labels": labels}, return_outputs=True)
-    assert outputs.logits.shape == (1, 4, 50)
+    assert outputs.logits.shape == (1, 64, 50)
 
 
 def test_masks_follow_from_seed_and_place_alone() -> None:
