@@ -19,7 +19,6 @@ from pipeline.roots import roots_from
 from student.errors import StudentError
 from teacher_cache.errors import CacheError
 
-
 PLAIN_WIDTH = 160
 
 
