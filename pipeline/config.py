@@ -101,18 +101,6 @@ def as_tables(config: ExperimentConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], _jsonable(plain))
 
 
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`section.key: old -> new` for every leaf in which two resolved configs differ."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        left, right = old.get(key), new.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += differing_keys(left, right, f"{prefix}{key}.")
-        elif left != right:
-            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
-    return lines
-
-
 def _find(reference: str) -> Path:
     shipped = CONFIG_FOLDER / f"{reference}.toml"
     if shipped.is_file():

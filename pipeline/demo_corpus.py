@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from pipeline.config import differing_keys
 from pipeline.demo_plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_corpus
 from pipeline.errors import PipelineError
 from pipeline.grammar import KINDS, pairings, vocabulary, with_spelling
 from pipeline.homophones import SITES_FILE, Site, write_sites
 from pipeline.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
+from teacher_cache.files import differing_keys, write_json
 from teacher_cache.progress import Advance, progress
 
 CORPUS_VERSION = 1  # raised whenever the same config would give another corpus
@@ -86,7 +86,7 @@ def make_corpus(config: DemoCorpusConfig, folder: Path, workers: int = 0) -> Mad
             shutil.rmtree(partial)  # left by a run that was killed: the lock is ours
         partial.mkdir()
         summary = recipe | _write(partial, plan_corpus(config), config.seed, workers or _num_cores())
-        _write_json(partial / SUMMARY_FILE, summary)
+        write_json(partial / SUMMARY_FILE, summary)
         os.rename(partial, folder)
     return MadeCorpus(folder, False, summary)
 
@@ -223,7 +223,3 @@ def _alone(folder: Path) -> Iterator[None]:
         raise PipelineError(f"another process is writing a corpus in {folder}; wait for it") from None
     finally:
         os.close(descriptor)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

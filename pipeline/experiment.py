@@ -14,7 +14,8 @@ from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
 from pipeline.console import Report, table
 from pipeline.errors import PipelineError
 from pipeline.roots import Roots
-from pipeline.run_record import provenance, write_json
+from pipeline.run_record import provenance
+from teacher_cache.files import write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

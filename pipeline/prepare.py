@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ExperimentConfig, as_tables, differing_keys
+from pipeline.config import ExperimentConfig, as_tables
 from pipeline.corpus import CorpusPlace, read_split
 from pipeline.errors import PipelineError
 from pipeline.raw_utterance import BadItem, RawUtterance
-from pipeline.run_record import provenance, write_json
+from pipeline.run_record import provenance
 from pipeline.text import normaliser_identity
 from pipeline.validation import (
     RawSplits,
@@ -30,6 +30,7 @@ from pipeline.validation import (
 from student.errors import StudentError
 from student.manifest import Utterance, write_manifest
 from student.units import Units, train_units
+from teacher_cache.files import differing_keys, write_json
 
 RECORD_NAME = "prepare.json"
 LEFT_OUT_NAME = "left_out.tsv"

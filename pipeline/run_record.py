@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import differing_keys
 from pipeline.errors import PipelineError
+from teacher_cache.files import differing_keys, write_json
 
 RECORD_NAME = "run.json"
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")
@@ -44,14 +44,6 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record whole or not at all."""
     write_json(folder / RECORD_NAME, record)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write one JSON document whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def claim_run(folder: Path, tables: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

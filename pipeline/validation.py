@@ -16,6 +16,7 @@ from pipeline.raw_utterance import BadItem, RawUtterance
 from pipeline.text import UnspeakableText, normalise
 from student.manifest import Utterance
 from student.units import Units
+from teacher_cache.files import write_whole
 from teacher_cache.progress import progress
 
 RawSplits = Mapping[str, Sequence[RawUtterance]]
@@ -100,13 +101,10 @@ def counts_by_reason(bad: Sequence[BadItem]) -> str:
 
 def write_report(path: Path, bad: Sequence[BadItem]) -> None:
     """Write split, id and reason of every bad item as tab-separated lines, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     rows = [("split", "id", "reason")]
     rows += [(i.split, i.id, f"{i.reason}: {i.detail}" if i.detail else i.reason) for i in bad]
     lines = ("\t".join(" ".join(field.split()) for field in row) for row in rows)
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, path)
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def _decode_all(audio: set[str], data_root: Path, workers: int) -> dict[str, AudioFacts]:

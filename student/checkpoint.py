@@ -16,6 +16,7 @@ from torch import Tensor
 
 from student.config import StudentConfig
 from student.errors import StudentError
+from teacher_cache.files import write_json
 
 FORMAT_VERSION = 1
 FINAL_NAME = "final.pt"
@@ -119,10 +120,7 @@ def best_step(run_dir: Path) -> tuple[int, float] | None:
 
 def mark_best(run_dir: Path, step: int, dev_wer: float) -> None:
     """Remember the step as the best one; its checkpoint must have been saved."""
-    path = run_dir / _FOLDER / _BEST_NAME
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps({"step": step, "dev_wer": dev_wer}) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(run_dir / _FOLDER / _BEST_NAME, {"step": step, "dev_wer": dev_wer})
 
 
 def prune_checkpoints(run_dir: Path, keep: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from student.attention import attend
 from student.config import ConformerConfig
+from student.depthwise import DepthwiseConvolution
 from student.dropout import Dropout
 from student.errors import StudentError
 from student.rotary import rotate, rotation
@@ -175,7 +176,7 @@ class ConvolutionModule(nn.Module):
         width, kernel = config.model_dim, config.conv_kernel_frames
         self.norm_in = nn.LayerNorm(width)
         self.gate = nn.Linear(width, 2 * width)
-        self.depthwise = nn.Conv2d(width, width, (1, kernel), padding=(0, kernel // 2), groups=width)
+        self.depthwise = DepthwiseConvolution(width, kernel)
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, width)
 
@@ -184,7 +185,6 @@ class ConvolutionModule(nn.Module):
         x = functional.glu(self.gate(self.norm_in(x)), dim=-1)
         if padding is not None:
             x = x.masked_fill(padding.unsqueeze(2), 0.0)  # the kernel must not see padding
-        # seen as a channels-last image of height 1 a CPU trains it 4 times as fast as Conv1d, to equal values
-        x = self.depthwise(x.transpose(1, 2).unsqueeze(2)).squeeze(2).transpose(1, 2)
+        x = self.depthwise(x)
         projected: Tensor = self.project(functional.silu(self.norm(x)))
         return projected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from student.manifest import Utterance, read_manifest
 from student.metrics import count_errors
 from student.recogniser import Recogniser, load_recogniser
 from student.sampler import batches_of
-from student.training_log import write_json
+from teacher_cache.files import write_json, write_whole
 from teacher_cache.progress import progress
 
 
@@ -82,7 +81,5 @@ def _run_folder(source: Path) -> Path:
 
 
 def _write_trn(path: Path, utterances: Sequence[Utterance], texts: Sequence[str]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     lines = (f"{text} ({utterance.id})\n" for utterance, text in zip(utterances, texts, strict=True))
-    partial.write_text("".join(lines), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "".join(lines))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from student.errors import StudentError
+from teacher_cache.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,6 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        for utterance in utterances:
-            stream.write(json.dumps(asdict(utterance), ensure_ascii=False) + "\n")
-    os.replace(partial, path)
+    write_whole(
+        path, "".join(json.dumps(asdict(utterance), ensure_ascii=False) + "\n" for utterance in utterances)
+    )

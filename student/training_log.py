@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
+
+from teacher_cache.files import write_whole
 
 METRICS_NAME, LOG_NAME = "metrics.jsonl", "log.txt"
 
@@ -58,14 +59,6 @@ class RunLog:
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write one JSON object whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _keep_until(metrics: Path, step: int) -> None:
     """Drop what a killed run logged beyond its last checkpoint, a half-written last line included."""
     if not metrics.is_file():
@@ -77,6 +70,4 @@ def _keep_until(metrics: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break
-    partial = metrics.with_name(f"{metrics.name}.{os.getpid()}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, metrics)
+    write_whole(metrics, "".join(kept))

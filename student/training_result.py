@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from student.checkpoint import FINAL_NAME
-from student.training_log import write_json
+from teacher_cache.files import write_json
 
 _NAME = "result.json"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from teacher_cache.errors import CacheError
+from teacher_cache.files import write_whole
 from teacher_cache.lock import GUARD, BuildLock, read_owner
-from teacher_cache.records import MANIFEST, read_manifest, write_whole
+from teacher_cache.records import MANIFEST, read_manifest
 from teacher_cache.schema import FINGERPRINT_CHARACTERS, Manifest
 
 BUILDING = ".building"

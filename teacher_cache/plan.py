@@ -11,9 +11,9 @@ import numpy as np
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
+from teacher_cache.files import write_whole
 from teacher_cache.layout import CHUNK_ROWS, MAX_ROWS_PER_SHARD
 from teacher_cache.passages import DIGEST_BYTES, Passage, TranscriptEntry, passages_of
-from teacher_cache.records import write_whole
 
 PLAN = "plan.json"
 SHARDS_PER_WORKER = 8  # so that the last shards of a build leave no worker idle for long

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from teacher_cache.errors import CacheError
+from teacher_cache.files import write_whole
 from teacher_cache.schema import Manifest, Receipt
 
 MANIFEST = "manifest.json"
 RECEIPTS = "receipts"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write through a partial name, flushed to the disk before it is renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CacheError(
-            f"{path}: cannot write ({error.strerror}); see the disk's space and permissions, then try again"
-        ) from error
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:

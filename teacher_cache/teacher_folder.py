@@ -63,18 +63,6 @@ def write_teacher(folder: Path, model: Any, tokenizer: Any, note: Mapping[str, A
     _publish(partial, folder, note)
 
 
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`key: old -> new` for every leaf in which two recipes differ."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        left, right = old.get(key), new.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += differing_keys(left, right, f"{prefix}{key}.")
-        elif left != right:
-            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
-    return lines
-
-
 def _publish(partial: Path, folder: Path, note: Mapping[str, Any]) -> None:
     (partial / TEACHER_NOTE).write_text(
         json.dumps(note, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -15,10 +15,11 @@ import torch
 
 from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
+from teacher_cache.files import differing_keys
 from teacher_cache.lock import BuildLock
 from teacher_cache.progress import progress
 from teacher_cache.teacher_examples import PlacedMasks, training_order
-from teacher_cache.teacher_folder import differing_keys, read_note, resolve_teacher, write_teacher
+from teacher_cache.teacher_folder import read_note, resolve_teacher, write_teacher
 from teacher_cache.teacher_material import Material, prepare_material
 from teacher_cache.teacher_request import (
     TeacherTrainingRequest,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CONFIG_FOLDER, as_tables, differing_keys, load_config
+from pipeline.config import CONFIG_FOLDER, as_tables, load_config
 from pipeline.errors import PipelineError
+from teacher_cache.files import differing_keys
 
 SHIPPED = sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml"))
 MINIMAL = (

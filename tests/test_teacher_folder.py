@@ -18,8 +18,9 @@ import pytest
 
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
+from teacher_cache.files import differing_keys
 from teacher_cache.identity import identify_teacher
-from teacher_cache.teacher_folder import differing_keys, read_note, resolve_teacher
+from teacher_cache.teacher_folder import read_note, resolve_teacher
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -1,0 +1,73 @@
+"""Depthwise convolution over time, without the CPU library whose code generator can loop for ever.
+
+oneDNN, as PyTorch 2.11 carries it, hangs while it generates the depthwise kernel of some training batches (seen:
+B 15, T 50, D 144, kernel 15, bfloat16, in `brdgmm_microkernel`). Shifted products need no generated code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class DepthwiseConvolution(nn.Module):
+    """(B, T, D) to (B, T, D): every channel with a kernel of its own, zeros beyond both ends.
+
+    num_kernel_frames : odd
+    """
+
+    def __init__(self, num_channels: int, num_kernel_frames: int) -> None:
+        super().__init__()
+        bound = num_kernel_frames**-0.5  # as nn.Conv1d begins
+        self.weight = nn.Parameter(torch.empty(num_channels, 1, num_kernel_frames).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num_channels).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolved sequence, in float32 on a CPU, in the dtype of autocast elsewhere."""
+        if x.device.type != "cpu":
+            num_channels, _, width = self.weight.shape
+            convolved = functional.conv1d(
+                x.transpose(1, 2), self.weight, self.bias, padding=width // 2, groups=num_channels
+            )
+            return convolved.transpose(1, 2)
+        shifted: Tensor = _ShiftedProducts.apply(x.float(), self.weight.squeeze(1).t(), self.bias)
+        return shifted
+
+
+class _ShiftedProducts(torch.autograd.Function):
+    """Sum over k of x shifted by k times kernel[k]; autograd alone would keep every shifted product.
+
+    x : (B, T, D)     kernel : (K, D)     bias : (D,)
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        """(B, T, D)."""
+        padded = _padded(x, len(kernel))
+        context.save_for_backward(padded, kernel)
+        convolved = bias.expand_as(x).clone()
+        for shift, weights in enumerate(kernel):
+            convolved.addcmul_(padded[:, shift : shift + x.shape[1]], weights)
+        return convolved
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, kernel and bias."""
+        (gradient,) = gradients
+        padded, kernel = context.saved_tensors
+        num_frames, last = gradient.shape[1], len(kernel) - 1
+        padded_gradient = _padded(gradient, len(kernel))
+        for_x = torch.zeros_like(gradient)
+        for shift, weights in enumerate(kernel):
+            for_x.addcmul_(padded_gradient[:, last - shift : last - shift + num_frames], weights)
+        for_kernel = [
+            (padded[:, shift : shift + num_frames] * gradient).sum((0, 1)) for shift in range(len(kernel))
+        ]
+        return for_x, torch.stack(for_kernel), gradient.sum((0, 1))
+
+
+def _padded(x: Tensor, width: int) -> Tensor:
+    return functional.pad(x, (0, 0, width // 2, width // 2))
