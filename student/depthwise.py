@@ -1,6 +1,6 @@
 """Depthwise convolution over time, without the CPU library whose code generator can loop for ever.
 
-oneDNN, as PyTorch 2.11 carries it, hangs while it generates the depthwise kernel of some training batches (seen:
+oneDNN, as PyTorch 2.11 carries it, hangs while it generates the depthwise kernel of some batches (seen:
 B 15, T 50, D 144, kernel 15, bfloat16, in `brdgmm_microkernel`). Shifted products need no generated code.
 """
 
