@@ -33,7 +33,7 @@ class DepthwiseConvolution(nn.Module):
                 x.transpose(1, 2), self.weight, self.bias, padding=width // 2, groups=num_channels
             )
             return convolved.transpose(1, 2)
-        shifted: Tensor = _ShiftedProducts.apply(x.float(), self.weight.squeeze(1).t(), self.bias)
+        shifted: Tensor = _ShiftedProducts.apply(x.float(), self.weight.squeeze(1).t(), self.bias)  # type: ignore[no-untyped-call]
         return shifted
 
 
