@@ -263,9 +263,10 @@ def test_every_worker_gets_several_shards_where_rows_suffice(num_rows: int, num_
 
 
 DRIVER = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from test_cache_build import driven_request
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
 from teacher_cache.build import build_cache
 build_cache(driven_request(*map(Path, sys.argv[1:])))
 """

@@ -108,7 +108,8 @@ def test_every_word_of_the_experiment_occurs_in_training_speech(plan: Plan) -> N
 
 def test_every_cue_is_spoken_equally_often_and_spellings_are_balanced(plan: Plan) -> None:
     train = spoken(plan, "train")
-    assert set(Counter(sentence.pairing.cue for sentence in train).values()) == {9}
+    cues = Counter(sentence.pairing.cue for sentence in train)
+    assert set(cues.values()) == {CONFIG.train_utterances // len(cues)}
     spellings = Counter(sentence.pairing.word for sentence in train if sentence.is_site)
     assert set(spellings) == set(CUES) and len(set(spellings.values())) == 1
 
@@ -131,7 +132,7 @@ def test_a_split_that_is_scored_holds_sites_of_both_kinds_in_equal_number(plan: 
             spellings = Counter(
                 sentence.pairing.word for sentence in sentences if sentence.pairing.kind == kind
             )
-            assert set(spellings.values()) == {8}
+            assert set(spellings.values()) == {CONFIG.test_utterances // 2 // len(CUES)}
 
 
 def test_the_seed_decides_everything(plan: Plan) -> None:
