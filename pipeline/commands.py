@@ -31,11 +31,14 @@ def run_command(*arguments: str) -> dict[str, Any]:
             "its reason stands above; what was finished is kept, run the same command again to go on"
         )
     try:
-        return dict(json.loads(output))
+        result = dict(json.loads(output))
     except ValueError:
         raise PipelineError(
             f"`bert2ctc {shlex.join(arguments)}` printed no JSON object: {output[:200]!r}"
         ) from None
+    if result.get("is_reused") or result.get("already_finished"):
+        say("done before, from equal inputs: reused")
+    return result
 
 
 def _wait(process: subprocess.Popen[str]) -> str:
