@@ -82,7 +82,7 @@ def _transcripts(config: ExperimentConfig, roots: Roots) -> list[str]:
 
 
 def _site_accuracy(config: ExperimentConfig, roots: Roots, teacher: Path) -> dict[str, float]:
-    """How often the teacher prefers the right spelling at the test set's homophones; refuses below 95 %."""
+    """How often the teacher prefers the right spelling at the test set's homophones; warns below 95 %."""
     from pipeline.homophones import masked_word_scorer, read_sites, teacher_site_accuracy
 
     test = read_manifest(prepared_folder(config, roots) / "test.jsonl")
