@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
+from teacher_cache.last_layer import LastLayer, part_last_layer
 from teacher_cache.masking import MaskedCopies, batches_of_equal_length, masked_copies, words_of_pieces
 from teacher_cache.passages import Passage
 from teacher_cache.ranking import in_order, rank_logits
 from teacher_cache.rows import RowBlock
 
-FAMILIES = ("bert", "roberta", "distilbert")
 UNUSED_PIECE = re.compile(r"\[unused\d+\]|madeupword\d+")
 SHOWN_CHARACTERS = 40
 
@@ -49,12 +49,13 @@ class MaskedTeacher:
     """A masked language model that fills blanks: its encoder, its vocabulary head in float32, its tokenizer.
 
     vocabulary : V pieces     is_special : bool (V,), pieces that are never ranked
-    max_tokens : of a passage, context and specials included     encoder : ids (B, L) -> (B, L, D)
-    head : (n, D) float32 -> logits (n, V)
+    max_tokens : of a passage, context and specials included     encoder : all layers but the last,
+    ids (B, L) -> (B, L, D)     last_layer : the same at chosen places     head : (n, D) float32 -> (n, V)
     """
 
     tokenizer: Any
     encoder: Callable[[Tensor], Tensor]
+    last_layer: LastLayer
     head: Callable[[Tensor], Tensor]
     vocabulary: list[str]
     is_special: np.ndarray
@@ -72,8 +73,10 @@ class MaskedTeacher:
         vocabulary is not the model's.
         """
         model, tokenizer = _load_folder(folder)
+        last_layer = part_last_layer(model)  # before anything else: it refuses an unknown family
         head = copy.deepcopy(_masked_lm_head(model)).to(device)  # apart from the encoder's dtype
         encoder = model.base_model.to(device=device, dtype=getattr(torch, dtype))
+        last_layer.to(device=device, dtype=getattr(torch, dtype))
         vocab_size = int(model.config.vocab_size)
         if len(tokenizer) != vocab_size:
             raise CacheError(
@@ -86,6 +89,7 @@ class MaskedTeacher:
         return MaskedTeacher(
             tokenizer=tokenizer,
             encoder=lambda ids: encoder(ids).last_hidden_state,
+            last_layer=last_layer,
             head=head,
             vocabulary=vocabulary,
             is_special=np.array(
@@ -198,9 +202,9 @@ class MaskedTeacher:
         pieces, row = copies.piece[first:last], copies.copy[first:last] - batch.start
         ids = np.stack([encoded[passage].ids for passage in copies.passage[batch]])
         ids[row, position[pieces]] = self.mask_id
-        output = self.encoder(torch.from_numpy(ids).to(self.device))
-        places = (torch.from_numpy(row), torch.from_numpy(position[pieces]))
-        return pieces, output[places[0].to(self.device), places[1].to(self.device)].float()
+        hidden = self.encoder(torch.from_numpy(ids).to(self.device))
+        places = [torch.from_numpy(part).to(self.device) for part in (row, position[pieces])]
+        return pieces, self.last_layer(hidden, *places).float()
 
 
 def _load_folder(folder: Path) -> tuple[Any, Any]:
@@ -242,9 +246,5 @@ def _masked_lm_head(model: Any) -> nn.Module:
         return model.cls  # type: ignore[no-any-return]
     if family == "roberta":
         return model.lm_head  # type: ignore[no-any-return]
-    if family == "distilbert":
-        layers = (model.vocab_transform, model.activation, model.vocab_layer_norm, model.vocab_projector)
-        return nn.Sequential(*layers)
-    raise CacheError(
-        f"{model.name_or_path}: a {family!r} model; name a teacher of the families {', '.join(FAMILIES)}"
-    )
+    layers = (model.vocab_transform, model.activation, model.vocab_layer_norm, model.vocab_projector)
+    return nn.Sequential(*layers)

@@ -22,7 +22,7 @@ def rank_logits(
     Where a logit is NaN or infinite, gold_logprob is not finite: whoever calls refuses that.
     """
     normaliser = logits.logsumexp(-1, keepdim=True)  # (n, 1)
-    top_logits, top_id = _largest(logits.masked_fill(is_special, -torch.inf), top_k)
+    top_logits, top_id = _largest(logits.index_fill(1, is_special.nonzero()[:, 0], -torch.inf), top_k)
     others = logits.scatter(1, top_id, -torch.inf)
     lognorm, tail = [], []
     for temperature in temperatures:

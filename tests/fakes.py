@@ -25,7 +25,13 @@ def sentences(count: int, seed: int = 0, words: Sequence[str] = WORDS, max_words
     return list(found)
 
 
-def tiny_bert(folder: Path, seed: int = 0, words: Sequence[str] = WORDS, max_positions: int = 64) -> Path:
+def tiny_bert(
+    folder: Path,
+    seed: int = 0,
+    words: Sequence[str] = WORDS,
+    max_positions: int = 64,
+    num_layers: int = 2,
+) -> Path:
     """A real BertForMaskedLM with seeded random weights, as an ordinary Hugging Face folder."""
     import torch
     from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
@@ -41,7 +47,7 @@ def tiny_bert(folder: Path, seed: int = 0, words: Sequence[str] = WORDS, max_pos
     config = BertConfig(
         vocab_size=len(pieces),
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=max_positions,

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,7 @@ def tiny_roberta(folder: Path) -> Path:
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "bert": tiny_bert,
+    "bert_of_one_layer": partial(tiny_bert, num_layers=1),
     "distilbert": tiny_distilbert,
     "roberta": tiny_roberta,
 }
