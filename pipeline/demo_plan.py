@@ -11,9 +11,9 @@ from pipeline.grammar import KINDS, SEEN, Pairing, Sentence, draw_sentence, pair
 from pipeline.synthesiser import Voice
 
 SPLITS = ("train", "dev", "test")
-ACCENTS = "en en-us en-gb-scotland en-gb-x-rp".split()
+ACCENTS = "en-us en-gb-x-rp".split()
 VARIANTS = "m1 m2 m3 m4 m5 m6 m7 f1 f2 f3 f4 f5".split()
-WORDS_PER_MINUTE = (165, 210)
+WORDS_PER_MINUTE = (200, 250)
 PITCH = (30, 70)
 MAX_DRAWS = 1000  # for one sentence that is not used yet
 
@@ -22,18 +22,18 @@ MAX_DRAWS = 1000  # for one sentence that is not used yet
 class DemoCorpusConfig:
     """All that decides the corpus.
 
-    train, dev and test utterances : multiples of 96 and of 64 give every pairing its exact share
+    train utterances : a multiple of 48, dev and test utterances : of 64, give every pairing its exact share
     site_fraction : how often a cue stands with its homophone, where it may; else with a filler
     utterances_per_speaker : a speaker is one voice, variant, rate and pitch, and speaks in one split
     """
 
     seed: int = 1
-    train_utterances: int = 1440
-    dev_utterances: int = 64
+    train_utterances: int = 1920
+    dev_utterances: int = 128
     test_utterances: int = 384
-    teacher_sentences: int = 56_000
+    teacher_sentences: int = 30_000
     site_fraction: float = 0.65
-    utterances_per_speaker: int = 48
+    utterances_per_speaker: int = 112
 
     def __post_init__(self) -> None:
         spoken = [self.utterances_of(split) for split in SPLITS]

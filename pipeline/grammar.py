@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 SEEN, TEACHER_ONLY = "seen", "teacher_only"
 KINDS = (SEEN, TEACHER_ONLY)
-TEACHER_ONLY_CUES = 2  # of the six cues of each spelling: a third of the pairings
+TEACHER_ONLY_CUES = 1  # of the three cues of each spelling: a third of the pairings
 
 # Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo_plan`.
 HOMOPHONE_PAIRS = (
@@ -27,22 +27,22 @@ HOMOPHONE_PAIRS = (
     ("plane", "plain"),
 )
 CUES = {
-    "sea": "ship wave harbour sailor island anchor",
-    "see": "mirror window glasses camera lantern telescope",
-    "night": "moon owl pillow candle dream shadow",
-    "knight": "castle armour dragon dungeon shield queen",
-    "right": "compass lawyer judge angle corner arrow",
-    "write": "pencil author letter novel paper diary",
-    "flour": "baker oven cake dough mill kitchen",
-    "flower": "garden petal meadow bouquet tulip butterfly",
-    "sun": "desert summer noon planet sky beach",
-    "son": "father mother uncle family cradle nephew",
-    "tail": "monkey kitten puppy lizard tiger fox",
-    "tale": "wizard legend fairy giant hero library",
-    "hair": "barber brush ribbon comb wig salon",
-    "hare": "rabbit carrot burrow hunter turtle forest",
-    "plane": "pilot airport wing runway cockpit propeller",
-    "plain": "prairie cattle horizon buffalo grass wagon",
+    "sea": "ship wave harbour",
+    "see": "mirror window glasses",
+    "night": "moon owl pillow",
+    "knight": "castle armour dragon",
+    "right": "compass lawyer judge",
+    "write": "pencil author letter",
+    "flour": "baker oven cake",
+    "flower": "garden petal meadow",
+    "sun": "desert summer noon",
+    "son": "father mother uncle",
+    "tail": "monkey kitten puppy",
+    "tale": "wizard legend fairy",
+    "hair": "barber brush ribbon",
+    "hare": "rabbit carrot burrow",
+    "plane": "pilot airport wing",
+    "plain": "prairie cattle horizon",
 }
 FILLERS = "table river music winter silver doctor kettle button".split()
 
@@ -50,17 +50,17 @@ FILLERS = "table river music winter silver doctor kettle button".split()
 # masked language model finds fixed places several times sooner. Each frame gives 640 sentences or more for
 # a cue and a word, so that none runs out.
 FRAMES = (
-    "PREPOSITION the CUE SUBJECT VERB SLOT ADVERB",
-    "that ADJECTIVE CUE showed SUBJECT SLOT ADVERB",
-    "SUBJECT VERB SLOT PREPOSITION the CUE ADVERB",
-    "ADVERB written SLOT PREPOSITION the CUE pleased SUBJECT",
+    "the CUE SUBJECT VERB SLOT ADVERB",
+    "ADJECTIVE CUE showed SUBJECT SLOT ADVERB",
+    "SUBJECT VERB SLOT PREPOSITION the CUE",
+    "SUBJECT heard SLOT ADVERB PREPOSITION CUE",
 )
 CHOICES = {
     "SUBJECT": (
         "anna peter maria thomas helen david laura robert julia simon alice martin susan oscar nina victor"
     ).split(),
     "ADJECTIVE": "old big small famous broken lovely strange quiet".split(),
-    "VERB": "wrote said heard typed whispered chose shouted drew".split(),
+    "VERB": "wrote said typed whispered chose shouted drew copied".split(),
     "PREPOSITION": "near about beside after under".split(),
     "ADVERB": "today again twice slowly first later often quickly".split(),
 }

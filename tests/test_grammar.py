@@ -42,15 +42,15 @@ def test_every_word_has_one_role() -> None:
     words = [*homophones, *cues, *FILLERS, *frame_words, *others]
     assert [word for word, count in Counter(words).items() if count > 1] == []
     assert CUES.keys() == set(homophones)
-    assert {len(of_word.split()) for of_word in CUES.values()} == {6}
+    assert {len(of_word.split()) for of_word in CUES.values()} == {3}
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_third_of_the_pairings_is_for_the_teacher_alone_equally_for_every_spelling(seed: int) -> None:
     counts = Counter((pairing.word, pairing.kind) for pairing in pairings(seed))
     assert set(counts) == {(word, kind) for word in CUES for kind in (SEEN, TEACHER_ONLY)}
-    assert {counts[word, SEEN] for word in CUES} == {4}
-    assert {counts[word, TEACHER_ONLY] for word in CUES} == {2}
+    assert {counts[word, SEEN] for word in CUES} == {2}
+    assert {counts[word, TEACHER_ONLY] for word in CUES} == {1}
     assert pairings(seed) == pairings(seed) != pairings(seed + 1)
 
 
@@ -59,7 +59,7 @@ def test_a_sentence_holds_its_cue_and_only_its_slot_depends_on_it() -> None:
         sentences = [draw_sentence(random.Random(7), pairing, is_site) for is_site in (True, False)]
         for sentence in sentences:
             words = sentence.text.split()
-            assert 6 <= len(words) <= 10 and words.count(pairing.cue) == 1
+            assert len(words) == 6 and words.count(pairing.cue) == 1
             assert abs(words.index(pairing.cue) - sentence.word_index) >= 2
         site, neutral = sentences
         assert site.text.split()[site.word_index] == pairing.word
