@@ -1,29 +1,26 @@
-"""Builds a teacher cache on Dask, one task per shard: the only user of dask.
+"""Builds a teacher cache on Dask, one task per shard; with `engine` the only user of dask.
 
 The truth about what is done are the receipts on the disk, never the scheduler.
 """
 
 from __future__ import annotations
 
-import logging
-import platform
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import Client, Future, LocalCluster, as_completed, get_worker
+from distributed import Future, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
 from teacher_cache.arrays import CacheArrays
 from teacher_cache.catalogue import NAMES, lock_path, write_name
+from teacher_cache.engine import connected, package_versions
 from teacher_cache.errors import CacheError
 from teacher_cache.job import BuildJob, BuildRequest, Say
 from teacher_cache.layout import ROW_ARRAYS
@@ -41,9 +38,7 @@ from teacher_cache.verify import shard_fault
 from teacher_cache.writer import CacheWriter
 
 RETRIES = 2
-CONNECT_TIMEOUT = "15s"
 TASKS_PER_WORKER = 2  # one runs while the next one's passages are already there
-VERSIONED = ("torch", "transformers", "tokenizers", "zarr", "numcodecs", "numpy", "dask")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +117,7 @@ def _build(job: BuildJob, started: float, say: Say) -> BuildResult:
             "threads": plan.threads,
             "batch_tokens": plan.batch_tokens,
             "device_type": plan.device_type,
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED},
+            "versions": package_versions(),
         },
     )
     path = publish(job.building, job.request.root, manifest)
@@ -193,7 +188,11 @@ def _run(job: BuildJob, plan: BuildPlan, pending: list[int], say: Say) -> None:
     num_rows = sum(rows.stop - rows.start for rows in rows_of.values())
     num_done = 0
     try:
-        with _client(job.request, len(pending)) as client, progress("scoring", num_rows, "rows") as advance:
+        num_workers = min(job.request.num_workers, len(pending))
+        with (
+            connected(job.request.scheduler, num_workers) as client,
+            progress("scoring", num_rows, "rows") as advance,
+        ):
             say(f"{num_rows:,} rows in {len(pending)} shards; dashboard {client.dashboard_link}")
             waiting = (
                 client.submit(_on_worker, job.task(plan, shard), device, pure=False, retries=RETRIES)
@@ -235,32 +234,6 @@ def _on_worker(task: ShardTask, device: str) -> Receipt | ShardFailure:
         name = get_worker().name
         device = f"cuda:{name % torch.cuda.device_count()}" if isinstance(name, int) else "cuda:0"
     return build_shard(task, device)
-
-
-@contextmanager
-def _client(request: BuildRequest, num_tasks: int) -> Iterator[Client]:
-    """A client of the scheduler that is asked for, or of a cluster of this machine's own."""
-    if request.scheduler:
-        try:
-            client = Client(request.scheduler, timeout=CONNECT_TIMEOUT)
-        except OSError as error:
-            raise CacheError(
-                f"no Dask scheduler at {request.scheduler} ({error}); start one, or leave --scheduler out"
-            ) from error
-        with client:
-            yield client
-        return
-    cluster = LocalCluster(
-        n_workers=min(request.num_workers, num_tasks),
-        threads_per_worker=1,  # Dask's; torch's own are set in the task
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,  # the model dominates; Dask would kill a worker that it thinks too fat
-        silence_logs=logging.CRITICAL,
-    )
-    with cluster, Client(cluster) as client:
-        yield client
 
 
 def _blocks(building: Path, num_shards: int) -> Iterator[Any]:

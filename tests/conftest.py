@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from distributed import LocalCluster
 from fakes import tiny_bert
 
 
@@ -28,3 +30,17 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("BERT2CTC_TEST_DATA names no folder of real LibriSpeech speech")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """Two real workers for a whole file: starting them is what costs."""
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+        silence_logs=50,
+    ) as cluster:
+        yield cluster.scheduler_address

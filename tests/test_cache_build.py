@@ -3,65 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from distributed import LocalCluster
-from fakes import WORDS, sentences
+from build_helpers import entries_of, quiet, stored, texts
 
 from teacher_cache.build import BuildResult, build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.job import BuildRequest
-from teacher_cache.layout import CHUNK_ROWS, MAX_ROWS_PER_SHARD, ROW_ARRAYS, TABLE_ARRAYS
+from teacher_cache.layout import CHUNK_ROWS, MAX_ROWS_PER_SHARD
 from teacher_cache.passages import Passage, passages_of
-from teacher_cache.plan import BuildPlan, choose_rows_per_shard
+from teacher_cache.plan import choose_rows_per_shard
 from teacher_cache.preview import preview_build
-from teacher_cache.store import TeacherCacheReader, building_path, resolve
+from teacher_cache.store import TeacherCacheReader, resolve
 from teacher_cache.verify import verify_cache
 
-# Words that the tiny BERT spells with several pieces, so that whole words are cut by shard edges.
-SPELT = ("shipshape", "don't", "moonlight", "kingdom")
-
-
-@dataclass(frozen=True)
-class Entry:
-    id: str
-    text: str
-    chapter: str = "c"
-    position: int = 0
-
-
-def entries_of(texts: Sequence[str]) -> list[Entry]:
-    return [Entry(f"u{index}", text, position=index) for index, text in enumerate(texts)]
-
-
-TEXTS = sentences(500, seed=1, words=(*WORDS, *SPELT))
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    """Two real workers for the whole file: starting them is what costs."""
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        silence_logs=50,
-    ) as cluster:
-        yield cluster.scheduler_address
+TEXTS = texts(500)
 
 
 @pytest.fixture
@@ -99,20 +60,6 @@ def reference(
         scheduler=scheduler,
     )
     return request, build_cache(request)
-
-
-def stored(path: Path) -> dict[str, bytes]:
-    """Every file of the arrays, as it lies on the disk."""
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for array in (*ROW_ARRAYS, *TABLE_ARRAYS)
-        for file in sorted((path / array).rglob("*"))
-        if file.is_file()
-    }
-
-
-def quiet(line: str) -> None:
-    del line
 
 
 def test_a_build_is_sound_complete_and_named(reference: tuple[BuildRequest, BuildResult]) -> None:
@@ -260,96 +207,3 @@ def test_every_worker_gets_several_shards_where_rows_suffice(num_rows: int, num_
     assert rows % CHUNK_ROWS == 0
     assert CHUNK_ROWS <= rows <= MAX_ROWS_PER_SHARD
     assert rows == CHUNK_ROWS or num_rows / rows >= 4 * num_workers
-
-
-DRIVER = """
-import json, signal, sys
-from pathlib import Path
-from test_cache_build import driven_request
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
-from teacher_cache.build import build_cache
-build_cache(driven_request(*map(Path, sys.argv[1:])))
-"""
-
-
-def driven_request(teacher_folder: Path, root: Path) -> BuildRequest:
-    """What the killed driver builds; many small shards."""
-    return BuildRequest(
-        entries={"train": entries_of(sentences(2000, seed=1, words=(*WORDS, *SPELT)))},
-        teacher_folder=teacher_folder,
-        cache_config=CacheConfig(top_k=32, masking="token"),
-        build_config=BuildConfig(workers=2, rows_per_shard=CHUNK_ROWS, batch_tokens=256),
-        root=root,
-        name="demo",
-        normaliser={"name": "plain", "version": 1},
-    )
-
-
-class Driver:
-    """A build in a process of its own, with its workers, in a session of its own."""
-
-    def __init__(self, teacher_folder: Path, root: Path) -> None:
-        self.root = root
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(teacher_folder), str(root)],
-            cwd=Path(__file__).parent,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    @property
-    def receipts(self) -> list[Path]:
-        return sorted(self.root.glob(".building/*/receipts/*.json"))
-
-    def wait_for(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 200
-        while not is_so():
-            assert self.process.poll() is None, self.process.communicate()[1]
-            assert time.monotonic() < deadline, "the build does not go on"
-            time.sleep(0.005)
-
-    def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-
-@pytest.mark.slow
-def test_killed_workers_and_drivers_leave_what_an_uninterrupted_build_makes(
-    bert_folder: Path, scheduler: str, tmp_path: Path
-) -> None:
-    whole = build_cache(
-        dataclasses.replace(driven_request(bert_folder, tmp_path / "whole"), scheduler=scheduler), quiet
-    )
-    root = tmp_path / "killed"
-    driver = Driver(bert_folder, root)
-    driver.wait_for(lambda: len(driver.receipts) >= 2)
-    (worker, *_) = driver.workers()
-    worker.kill()
-    finished = len(driver.receipts)
-    driver.wait_for(lambda: len(driver.receipts) >= finished + 3)  # its shard was given to another
-    driver.process.kill()
-    driver.process.communicate()
-    assert not list(root.glob("?" * 32))  # nothing is published
-
-    driver = Driver(bert_folder, root)
-    kept = {path: path.stat().st_mtime_ns for path in driver.receipts}
-    driver.wait_for(lambda: len(driver.receipts) >= len(kept) + 2)
-    os.killpg(driver.process.pid, signal.SIGINT)  # what Ctrl-C does: to the driver and all its workers
-    said = driver.process.communicate(timeout=60)[1]
-    assert "run it again to go on" in said
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished shards are not built again
-
-    request = dataclasses.replace(driven_request(bert_folder, root), scheduler=scheduler)
-    building = building_path(root, whole.fingerprint)
-    plan = BuildPlan.read(building)
-    other = dataclasses.replace(request.build_config, batch_tokens=8192, rows_per_shard=4 * CHUNK_ROWS)
-    lines: list[str] = []
-    receipts = [json.loads(path.read_text()) for path in driver.receipts]
-    resumed = build_cache(dataclasses.replace(request, build_config=other), lines.append)
-    assert resumed.rows_scored == whole.rows_scored - sum(receipt["rows"] for receipt in receipts)
-    assert BuildPlan.read(resumed.path) == plan  # the plan on the disk holds, whatever the config says now
-    assert any("plan holds: rows_per_shard 4096 -> 1024" in line for line in lines)
-    assert stored(resumed.path) == stored(whole.path)
-    assert verify_cache(resumed.path) == []

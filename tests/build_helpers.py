@@ -1,0 +1,44 @@
+"""What the tests of cache builds share: entries, and what a cache is on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fakes import WORDS, sentences
+
+from teacher_cache.layout import ROW_ARRAYS, TABLE_ARRAYS
+
+# Words that the tiny BERT spells with several pieces, so that whole words are cut by shard edges.
+SPELT = ("shipshape", "don't", "moonlight", "kingdom")
+
+
+@dataclass(frozen=True)
+class Entry:
+    id: str
+    text: str
+    chapter: str = "c"
+    position: int = 0
+
+
+def entries_of(texts: Sequence[str]) -> list[Entry]:
+    return [Entry(f"u{index}", text, position=index) for index, text in enumerate(texts)]
+
+
+def texts(count: int) -> list[str]:
+    return sentences(count, seed=1, words=(*WORDS, *SPELT))
+
+
+def stored(path: Path) -> dict[str, bytes]:
+    """Every file of the arrays, as it lies on the disk."""
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for array in (*ROW_ARRAYS, *TABLE_ARRAYS)
+        for file in sorted((path / array).rglob("*"))
+        if file.is_file()
+    }
+
+
+def quiet(line: str) -> None:
+    del line
