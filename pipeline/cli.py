@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pipeline.cli_cache import cache
+from pipeline.cli_runs import average_of_option, average_option, export, run_folder, runs
 from pipeline.console import DomainErrorGroup, config_argument, emit, json_option, set_option, with_roots
 from pipeline.roots import Roots
 
@@ -95,6 +96,7 @@ def teacher_train(config: str, overrides: tuple[str, ...], roots: Roots, as_json
 @click.option(
     "--cache", "cache_reference", default="", help="a fingerprint, a name or a path; default: the config's"
 )
+@click.option("--dry-run", is_flag=True, help="parameters, memory, steps, hours and disk, from a few steps")
 @with_roots("data", "cache", "runs")
 @json_option
 def train(
@@ -102,28 +104,34 @@ def train(
     overrides: tuple[str, ...],
     run_dir: Path | None,
     cache_reference: str,
+    dry_run: bool,
     roots: Roots,
     as_json: bool,
 ) -> None:
     """Train the student of CONFIG against a finished teacher cache; the teacher itself is not needed."""
     from pipeline.config import load_config
+    from pipeline.dry_run_stage import plan_training
     from pipeline.stages import train_student
 
-    loaded = load_config(config, overrides)
-    emit(train_student(loaded, roots, run_dir or roots.runs / loaded.name, cache_reference), as_json)
+    loaded, stage = load_config(config, overrides), plan_training if dry_run else train_student
+    emit(stage(loaded, roots, run_dir or roots.runs / loaded.name, cache_reference), as_json)
 
 
 @main.command("evaluate")
 @click.argument("run")
 @click.option("--split", "splits", multiple=True, help="default: every split but train")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps")
+@average_option
+@average_of_option
 @with_roots("data", "runs")
 @json_option
-def evaluate(run: str, splits: tuple[str, ...], device: str, roots: Roots, as_json: bool) -> None:
+def evaluate(
+    run: str, splits: tuple[str, ...], device: str, roots: Roots, as_json: bool, **average: Any
+) -> None:
     """Decode splits with RUN's student, greedily, and count word and character errors."""
     from pipeline.stages import evaluate_run
 
-    emit(evaluate_run(_run_folder(run, roots), roots, splits, device), as_json)
+    emit(evaluate_run(run_folder(run, roots), roots, splits, device, **average), as_json)
 
 
 @main.command("transcribe")
@@ -136,7 +144,7 @@ def transcribe(run: str, audio: tuple[Path, ...], device: str, roots: Roots, as_
     """Write down what is said in AUDIO files with RUN's student."""
     from pipeline.stages import transcribe_files
 
-    emit(transcribe_files(_run_folder(run, roots), audio, device), as_json)
+    emit(transcribe_files(run_folder(run, roots), audio, device), as_json)
 
 
 @main.command("experiment")
@@ -151,12 +159,8 @@ def experiment(ladder: str, overrides: tuple[str, ...], roots: Roots, as_json: b
     emit(run_experiment(ladder, roots, overrides), as_json)
 
 
-def _run_folder(run: str, roots: Roots) -> Path:
-    """A run is a folder, or the name of one below the runs root."""
-    return Path(run) if Path(run).is_dir() else roots.runs / run
-
-
-main.add_command(cache)
+for command in (cache, runs, export):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -12,23 +12,34 @@ from typing import Any
 
 from pipeline.console import say
 from pipeline.errors import PipelineError
+from student.interruption import REQUEUE_EXIT_CODE
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
+_START_AGAIN = {REQUEUE_EXIT_CODE, *(-number for number in _PASSED_ON)}  # or ended before it could save
+
+
+class CommandFailed(PipelineError):
+    """A command of a chain did not do its part; exit_code : 75 where a queue may start the chain again."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def run_command(*arguments: str) -> dict[str, Any]:
     """The result of `bert2ctc ARGUMENTS --json`, run in a process of its own that shares our standard error.
 
     A process each keeps stages as separate as they are for a user: the student's never loads transformers.
-    Raises PipelineError where it fails; interruption and termination reach it first, so that it can save.
+    Raises PipelineError where it fails; a queue's signals reach it first, so that it can save,
+    and its code 75 becomes ours.
     """
     say(f"\n$ bert2ctc {shlex.join(arguments)}")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *arguments, "--json"], stdout=subprocess.PIPE, text=True
-    )
-    output = _wait(process)
-    if process.returncode != 0:
-        raise PipelineError(
-            f"`bert2ctc {shlex.join(arguments)}` ended with code {process.returncode}; "
-            "its reason stands above; what was finished is kept, run the same command again to go on"
+    code, output = _run([sys.executable, "-m", "pipeline.cli", *arguments, "--json"])
+    if code != 0:
+        raise CommandFailed(
+            f"`bert2ctc {shlex.join(arguments)}` ended with code {code}; "
+            "its reason stands above; what was finished is kept, run the same command again to go on",
+            REQUEUE_EXIT_CODE if code in _START_AGAIN else 1,
         )
     try:
         result = dict(json.loads(output))
@@ -41,15 +52,28 @@ def run_command(*arguments: str) -> dict[str, Any]:
     return result
 
 
-def _wait(process: subprocess.Popen[str]) -> str:
-    def pass_on(signal_number: int, frame: FrameType | None) -> None:
-        process.send_signal(signal_number)
+def _run(command: list[str]) -> tuple[int, str]:
+    """The code and the standard output of a program; signals that ask us to stop are passed on to it."""
+    process: subprocess.Popen[str] | None = None
+    early: list[int] = []  # signals that came before there was a process to tell
 
-    previous = signal.signal(signal.SIGTERM, pass_on)
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
+    previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
-        return process.communicate()[0]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for number in early:
+            process.send_signal(number)
+        output = process.communicate()[0]
+        return process.returncode, output
     except KeyboardInterrupt:
-        process.communicate()  # the terminal told the child too; it saves before it ends
+        if process is not None:
+            process.communicate()  # the terminal told the child too; it saves before it ends
         raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

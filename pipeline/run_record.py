@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.config_defaults import with_defaults
 from pipeline.errors import PipelineError
 from teacher_cache.files import differing_keys, write_json
 
@@ -61,7 +62,7 @@ def claim_run(folder: Path, tables: Mapping[str, Any], facts: Mapping[str, Any])
         record = {"config": dict(tables), **facts, **provenance(), "state": "started"}
         write_record(folder, record)
         return record
-    differences = differing_keys(record["config"], tables)
+    differences = differing_keys(with_defaults(record["config"]), with_defaults(tables))
     if differences:
         raise PipelineError(
             f"{folder}: was started with another config ({'; '.join(differences)}); "

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.audio_check import silent_decoders
 from pipeline.config import ExperimentConfig, as_tables
@@ -16,8 +16,12 @@ from pipeline.console import Report, say, table
 from pipeline.errors import PipelineError
 from pipeline.roots import Roots
 from pipeline.run_record import claim_run, read_record, write_record
+from pipeline.run_state import recorded_state
 from pipeline.text import normaliser_identity
 from teacher_cache.schema import canonical_json
+
+if TYPE_CHECKING:
+    from student.training_data import TrainingJob
 
 
 def prepared_folder(config: ExperimentConfig, roots: Roots) -> Path:
@@ -77,29 +81,54 @@ def prepare_data(config: ExperimentConfig, roots: Roots, leave_out_bad: bool) ->
 
 def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
     """Train the student, go on where an equal run stopped, or say that it is finished."""
-    from student.trainer import TrainingJob, train  # PyTorch loads only for the commands that need it
+    from student.trainer import train  # PyTorch loads only for the commands that need it
+
+    job = training_job(config, roots, run_dir, cache_reference)
+    cache = "" if job.cache_path is None else job.cache_path.name
+    facts = {"name": config.name, "prepared": str(job.train_manifest.parent), "cache": cache}
+    record = claim_run(run_dir, as_tables(config), facts | _initial_facts(config, run_dir))
+    with recorded_state(run_dir, record), _quiet_for(job.train_manifest.parent):
+        result = asdict(train(job))
+    write_record(run_dir, {**record, "state": "finished", "result": result})
+    done = "was finished already, nothing to do" if result["already_finished"] else "finished"
+    early = ", stopped early" if result["stopped_early"] else ""
+    wer = "" if result["dev_wer"] is None else f", dev WER {result['dev_wer']:.2%}"
+    line = f"{run_dir}: {done}: {result['steps']:,} steps in {result['seconds']:.0f} s{wer}{early}"
+    return Report({**result, "run": str(run_dir)}, [line, f"next: bert2ctc evaluate {run_dir}"])
+
+
+def training_job(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> TrainingJob:
+    """What the trainer is given; nothing is written. Raises PipelineError where there is no cache to use."""
+    from student.training_data import TrainingJob
 
     prepared = prepared_folder(config, roots)
-    cache = _cache_of_run(config, roots, run_dir, cache_reference)
-    facts = {"name": config.name, "prepared": str(prepared), "cache": "" if cache is None else cache.name}
-    record = claim_run(run_dir, as_tables(config), facts)
-    job = TrainingJob(
+    return TrainingJob(
         config=config.student,
         train_manifest=prepared / "train.jsonl",
         dev_manifest=prepared / "dev.jsonl" if "dev" in config.data.splits else None,
         units_model=prepared / "units.model",
         data_root=roots.data,
-        cache_path=cache,
+        cache_path=_cache_of_run(config, roots, run_dir, cache_reference),
         cache_config=config.cache,
         run_dir=run_dir,
     )
-    with _quiet_for(prepared):
-        result = asdict(train(job))
-    write_record(run_dir, {**record, "state": "finished", "result": result})
-    done = "was finished already, nothing to do" if result["already_finished"] else "finished"
-    wer = "" if result["dev_wer"] is None else f", dev WER {result['dev_wer']:.2%}"
-    line = f"{run_dir}: {done}: {result['steps']:,} steps in {result['seconds']:.0f} s{wer}"
-    return Report({**result, "run": str(run_dir)}, [line, f"next: bert2ctc evaluate {run_dir}"])
+
+
+def _initial_facts(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
+    """What a new run that fine-tunes began from: the file and its digest, since files change."""
+    from student.run_folder import model_path
+
+    initial = config.student.trainer.initial_checkpoint
+    if not initial or read_record(run_dir) is not None:
+        return {}
+    if not Path(initial).exists():
+        raise PipelineError(
+            f"trainer.initial_checkpoint: {initial} is no run and no checkpoint; see `bert2ctc runs ls`"
+        )
+    path = model_path(Path(initial)).absolute()
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"initial": {"checkpoint": str(path), "sha256": digest}}
 
 
 def _quiet_for(prepared: Path) -> AbstractContextManager[None]:
@@ -112,7 +141,8 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
     """The cache that the run began with, else the one asked for, else the one of the config's name."""
     if not config.student.objective.uses_attention:
         return None
-    from teacher_cache.store import resolve
+    from student.run_cache import refuse_another_cache
+    from teacher_cache.store import read_manifest, resolve
 
     started_with = (read_record(run_dir) or {}).get("cache", "")
     if not (reference or started_with) and not (roots.cache / "names" / config.name).is_file():
@@ -122,14 +152,26 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
         )
     path = resolve(roots.cache, reference or started_with or config.name)
     if started_with and path.name != started_with:
+        refuse_another_cache(run_dir, read_manifest(path))  # names what differs, where the run noted its cache
         raise PipelineError(
             f"{run_dir}: began with cache {started_with}, not {path.name}; start a new run with RUN="
         )
     return path
 
 
-def evaluate_run(run_dir: Path, roots: Roots, splits: Sequence[str], device: str) -> Report:
-    """Word and character errors of a run's student on its own corpus' splits, greedily decoded."""
+def evaluate_run(
+    run_dir: Path,
+    roots: Roots,
+    splits: Sequence[str],
+    device: str,
+    average_count: int = 0,
+    average_of: str = "last",
+) -> Report:
+    """Word and character errors of a run's student on its own corpus' splits, greedily decoded.
+
+    average_count, average_of : the mean of so many of its last or best checkpoints instead; 0: of none
+    """
+    from student.averaging import Average
     from student.evaluation import evaluate
 
     record = read_record(run_dir)
@@ -145,9 +187,11 @@ def evaluate_run(run_dir: Path, roots: Roots, splits: Sequence[str], device: str
     manifests = {name: prepared / f"{name}.jsonl" for name in splits or known}
     started = time.monotonic()
     with _quiet_for(prepared):
-        scores = evaluate(run_dir, manifests, roots.data, device, say)
+        average = Average(count=average_count, of=average_of) if average_count else None
+        scores = evaluate(run_dir, manifests, roots.data, device, say, average)
     result = {"run": str(run_dir), "splits": scores, "seconds": time.monotonic() - started}
-    return Report(result, [_score_table(scores), f"references and hypotheses: {run_dir / 'evaluation'}"])
+    folder = run_dir / "evaluation" / (average.name if average else "")
+    return Report(result, [_score_table(scores), f"references and hypotheses: {folder}"])
 
 
 def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,12 +14,31 @@ from torch import Tensor
 
 from student.config import StudentConfig
 from student.errors import StudentError
-from teacher_cache.files import write_json
+from student.run_folder import (
+    FINAL_NAME,
+    best_step,
+    mark_best,
+    model_path,
+    prune_checkpoints,
+    saved_steps,
+    step_path,
+)
+
+__all__ = [
+    "FINAL_NAME",
+    "Checkpoint",
+    "best_step",
+    "config_from_tables",
+    "load_checkpoint",
+    "mark_best",
+    "model_path",
+    "prune_checkpoints",
+    "save_checkpoint",
+    "saved_steps",
+    "step_path",
+]
 
 FORMAT_VERSION = 1
-FINAL_NAME = "final.pt"
-_FOLDER, _BEST_NAME = "checkpoints", "best.json"
-_STEP_NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,53 +113,3 @@ def config_from_tables(tables: Mapping[str, Mapping[str, Any]]) -> StudentConfig
     """The config that `dataclasses.asdict` took apart."""
     types = typing.get_type_hints(StudentConfig)
     return StudentConfig(**{name: types[name](**table) for name, table in tables.items()})
-
-
-def step_path(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
-    return run_dir / _FOLDER / f"step-{step:08d}.pt"
-
-
-def saved_steps(run_dir: Path) -> list[int]:
-    """Steps with a checkpoint, ascending."""
-    names = (_STEP_NAME.fullmatch(path.name) for path in (run_dir / _FOLDER).glob("step-*.pt"))
-    return sorted(int(name[1]) for name in names if name)
-
-
-def best_step(run_dir: Path) -> tuple[int, float] | None:
-    """The step with the lowest dev WER so far and that WER, None before the first evaluation."""
-    path = run_dir / _FOLDER / _BEST_NAME
-    if not path.is_file():
-        return None
-    best = json.loads(path.read_text(encoding="utf-8"))
-    return int(best["step"]), float(best["dev_wer"])
-
-
-def mark_best(run_dir: Path, step: int, dev_wer: float) -> None:
-    """Remember the step as the best one; its checkpoint must have been saved."""
-    write_json(run_dir / _FOLDER / _BEST_NAME, {"step": step, "dev_wer": dev_wer})
-
-
-def prune_checkpoints(run_dir: Path, keep: int) -> None:
-    """Delete all but the last `keep` checkpoints and the best one."""
-    best = best_step(run_dir)
-    for step in saved_steps(run_dir)[: -max(keep, 1)]:
-        if best is None or step != best[0]:
-            step_path(run_dir, step).unlink(missing_ok=True)
-
-
-def model_path(run: Path) -> Path:
-    """The file to use for inference: of a run folder final.pt, else its best, else its last checkpoint.
-
-    A path to a checkpoint stands for itself. Raises StudentError where there is none.
-    """
-    if run.is_file():
-        return run
-    if (run / FINAL_NAME).is_file():
-        return run / FINAL_NAME
-    steps, best = saved_steps(run), best_step(run)
-    if best is not None and best[0] in steps:
-        return step_path(run, best[0])
-    if not steps:
-        raise StudentError(f"{run}: holds no trained model; train it first with `bert2ctc train`")
-    return step_path(run, steps[-1])

@@ -133,7 +133,10 @@ class TrainerConfig:
     checkpoint_every_steps: int = 500
     evaluate_every_steps: int = 1000
     keep_checkpoints: int = 3
+    keep_best_checkpoints: int = 1  # by dev WER; more than one for averaging the best
     max_bad_steps: int = 5  # skipped for NaN or infinity, in a row
+    initial_checkpoint: str = ""  # a run or a checkpoint to fine-tune; its weights only
+    early_stop_evaluations: int = 0  # so many in a row without a better dev WER end the run; 0: never
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -143,6 +146,11 @@ class TrainerConfig:
         if self.micro_batch_seconds > self.batch_seconds:
             raise ValueError(
                 f"micro_batch_seconds {self.micro_batch_seconds} exceeds batch_seconds {self.batch_seconds}"
+            )
+        if self.keep_best_checkpoints < 1 or self.early_stop_evaluations < 0:
+            raise ValueError(
+                f"keep_best_checkpoints {self.keep_best_checkpoints} must be 1 or more, "
+                f"early_stop_evaluations {self.early_stop_evaluations} 0 or more"
             )
         if self.max_steps < 1 or self.warmup_steps < 0:
             raise ValueError(

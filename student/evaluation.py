@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from student.averaging import Average
 from student.dataset import SpeechDataset, load_batches
 from student.manifest import Utterance, read_manifest
 from student.metrics import count_errors
@@ -22,17 +23,20 @@ def evaluate(
     data_root: Path,
     device: str = "auto",
     say: Callable[[str], None] = lambda line: None,
+    average: Average | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Error rates by split: wer, cer, substitutions, deletions, insertions, words, utterances, tap_wer.
 
-    run : a run folder, or one checkpoint of it     say : is told the model and the device in use
+    run : a run folder, one checkpoint of it, or an export     say : is told the model and the device in use
+    average : the mean of several checkpoints of the run folder instead
     tap_wer : layer -> WER, the final layer among them
     Writes <run folder>/evaluation/<split>.json and, in the trn format of NIST sclite, <split>.ref.trn
-    and <split>.hyp.trn. Every utterance of a manifest counts, also one that training left out.
+    and <split>.hyp.trn; of an average one folder further down, by its name.
+    Every utterance of a manifest counts, also one that training left out.
     """
-    recogniser = load_recogniser(run, device)
+    recogniser = load_recogniser(run, device, average)
     say(recogniser.description)
-    folder = _run_folder(recogniser.source) / "evaluation"
+    folder = _run_folder(recogniser.source) / "evaluation" / (average.name if average else "")
     results = {}
     for split, manifest in manifests.items():
         utterances = read_manifest(manifest)

@@ -6,25 +6,33 @@ import fcntl
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from student.errors import StudentError
 
 REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL: a queue may start the same command again
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_LOCK_NAME, _LOCK_TRIES, _LOCK_PAUSE_SECONDS = ".lock", 5, 0.02
 
 
 class TrainingInterrupted(StudentError):
     """The run was asked to stop, saved itself and can go on.
 
-    exit_code : 75 after SIGTERM, 130 after Ctrl-C
+    exit_code : 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class RunBusy(StudentError):
+    """Another process is training the run."""
 
 
 class StopRequest:
@@ -49,8 +57,9 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and Ctrl-C into a request that the training loop reads between steps.
+    """Turn SIGTERM, SIGUSR1 and Ctrl-C into a request that the training loop reads between steps.
 
+    Queues send SIGUSR1 some time before they end a job, and SIGTERM when they do.
     A second Ctrl-C stops at once. Outside the main thread signals keep their meaning.
     """
     request = StopRequest()
@@ -63,7 +72,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.signal_number = number
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
         yield request
     finally:
@@ -75,19 +84,40 @@ def stop_on_signals() -> Iterator[StopRequest]:
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold the run folder; the system releases it when the process ends, however it ends.
 
-    Raises StudentError where another process holds it.
+    Raises RunBusy where another process holds it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with (run_dir / _LOCK_NAME).open("a+", encoding="utf-8") as stream:
+        if not _acquired(stream):
             stream.seek(0)
             owner = stream.read().strip() or "unknown"
-            raise StudentError(
+            raise RunBusy(
                 f"{run_dir}: process {owner} is training it; wait for it or choose another folder with RUN="
-            ) from None
+            )
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()
         yield
+
+
+def _acquired(stream: TextIO) -> bool:
+    """Whether the lock is ours; asked more than once, because `is_running` holds it for a moment."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(_LOCK_PAUSE_SECONDS)
+    return False
+
+
+def is_running(run_dir: Path) -> bool:
+    """True while a process trains the run, on this machine or another that shares the file system."""
+    try:
+        with (run_dir / _LOCK_NAME).open(encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

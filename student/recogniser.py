@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from student.checkpoint import load_checkpoint, model_path
+from student.averaging import Average, inference_checkpoint
 from student.config import StudentConfig
 from student.decoding import greedy_ctc_decode
 from student.device import choose_device, choose_precision, describe_device
+from student.errors import StudentError
+from student.export import inference_model, is_exported, read_exported
 from student.features import frames_after_subsampling
 from student.model import Bert2CTC, inference_state
+from student.recordings import Samples, check_recording, read_recording, samples_as_heard
 from student.units import Units
 
 
@@ -21,7 +24,8 @@ from student.units import Units
 class Recogniser:
     """Waveforms to text.
 
-    source : the checkpoint file that it came from     description : file, step, device, precision in a line
+    source : the checkpoint file or exported folder that it came from
+    description : source, step, device and precision in a line
     """
 
     model: Bert2CTC
@@ -31,6 +35,25 @@ class Recogniser:
     dtype: torch.dtype
     source: Path
     description: str
+
+    def transcribe(self, audio: Path | str | Samples, sample_rate_hz: int | None = None) -> str:
+        """What is said in a recording: the path of a file, or samples (S,) or (S, channels) at a rate.
+
+        sample_rate_hz : of samples, default the model's; a file knows its own
+        Raises StudentError for what cannot be decoded, holds NaN, or lasts longer than MAX_SECONDS.
+        """
+        own_rate = self.config.features.sample_rate_hz
+        if isinstance(audio, (str, Path)):
+            if sample_rate_hz is not None:
+                raise StudentError(f"{audio}: a file knows its rate; leave out sample_rate_hz")
+            check_recording(Path(audio))
+            return self.text_of(read_recording(Path(audio), own_rate))
+        return self.text_of(samples_as_heard(audio, sample_rate_hz or own_rate, own_rate))
+
+    def text_of(self, waveform: Tensor) -> str:
+        """The final layer's text of one waveform, float32 (S,) at the model's rate."""
+        heard = self.transcripts(waveform.unsqueeze(0), torch.tensor([len(waveform)]))
+        return heard[max(heard)][0]
 
     @torch.inference_mode()
     def transcripts(self, waveforms: Tensor, sample_lengths: Tensor) -> dict[int, list[str]]:
@@ -71,15 +94,33 @@ def transcripts_of(logits: Tensor, frame_lengths: Tensor, units: Units) -> list[
     return [units.decode(ids) for ids in greedy_ctc_decode(logits, frame_lengths)]
 
 
-def load_recogniser(run: Path, device: str = "auto") -> Recogniser:
-    """The model of a run folder (final, else best, else last checkpoint) or of a checkpoint file."""
-    source = model_path(run)
-    checkpoint = load_checkpoint(source)
+def load_recogniser(run: Path, device: str = "auto", average: Average | None = None) -> Recogniser:
+    """The model of a run folder (final, else best, else last checkpoint), a checkpoint file or an export.
+
+    average : the mean of several checkpoints of the run folder instead
+    """
+    if is_exported(run):
+        return load_model(run, device)
+    checkpoint, source = inference_checkpoint(run, average)
+    state = inference_state(dict(checkpoint.model))
+    return _recogniser(checkpoint.config, state, checkpoint.units_model, checkpoint.step, source, device)
+
+
+def load_model(folder: Path | str, device: str = "auto") -> Recogniser:
+    """The recogniser of a folder that `bert2ctc export` wrote.
+
+    Needs torch, torchaudio, sentencepiece, soundfile and numpy, no other package.
+    """
+    model = read_exported(Path(folder))
+    return _recogniser(model.config, model.weights, model.units_model, model.step, str(folder), device)
+
+
+def _recogniser(
+    config: StudentConfig, state: dict[str, Tensor], units_model: bytes, step: int, source: str, device: str
+) -> Recogniser:
     place = choose_device(device)
-    precision = choose_precision(checkpoint.config.trainer.precision, place)
-    units = Units(checkpoint.units_model)
-    model = Bert2CTC(checkpoint.config, units.size, None)
-    model.load_state_dict(inference_state(dict(checkpoint.model)))
+    precision = choose_precision(config.trainer.precision, place)
+    model, units = inference_model(config, state, units_model, source)
     model.to(place).eval()
-    description = f"{source}, step {checkpoint.step}, on {describe_device(place)} in {precision.reason}"
-    return Recogniser(model, units, checkpoint.config, place, precision.dtype, source, description)
+    description = f"{source}, step {step}, on {describe_device(place)} in {precision.reason}"
+    return Recogniser(model, units, config, place, precision.dtype, Path(source), description)

@@ -7,21 +7,22 @@ from dataclasses import asdict
 
 from student.checkpoint import Checkpoint, load_checkpoint, saved_steps, step_path
 from student.errors import StudentError
-from student.interruption import TrainingInterrupted, run_lock, stop_on_signals
+from student.interruption import RunBusy, TrainingInterrupted, run_lock, stop_on_signals
+from student.run_cache import hold_to_cache
 from student.training_data import TrainingJob, load_training_data
 from student.training_log import RunLog
 from student.training_result import TrainingResult, read_result
 from student.training_run import Run
 
-__all__ = ["TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
+__all__ = ["RunBusy", "TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
 
 
 def train(job: TrainingJob) -> TrainingResult:
-    """Train until `max_steps`, going on from the run folder's last checkpoint where there is one.
+    """Train until `max_steps` or an early stop, going on from the run folder's last checkpoint, if any.
 
     Writes checkpoints/, tensorboard/, metrics.jsonl, log.txt and, at the end, final.pt and result.json.
-    Raises TrainingInterrupted after SIGTERM or Ctrl-C, with a checkpoint of the step reached; StudentError
-    or CacheError where inputs do not fit each other, or where steps keep failing.
+    Raises TrainingInterrupted after SIGTERM, SIGUSR1 or Ctrl-C, with a checkpoint of the step reached;
+    StudentError or CacheError where inputs do not fit each other, or where steps keep failing.
     """
     with ExitStack() as stack:
         stack.enter_context(run_lock(job.run_dir))
@@ -31,10 +32,14 @@ def train(job: TrainingJob) -> TrainingResult:
             return finished
         steps = saved_steps(job.run_dir)
         checkpoint = load_checkpoint(step_path(job.run_dir, steps[-1])) if steps else None
+        if job.config.trainer.early_stop_evaluations and job.dev_manifest is None:
+            raise StudentError("trainer.early_stop_evaluations needs a dev split; name one in data.splits")
         if checkpoint is not None:
             _refuse_another_config(job, checkpoint)
         log = stack.enter_context(RunLog(job.run_dir, checkpoint.step if checkpoint else 0))
         data = load_training_data(job, checkpoint.pieces if checkpoint else None, log.say)
+        if data.train.labels is not None:
+            hold_to_cache(job.run_dir, data.train.labels.reader.manifest, begins=checkpoint is None)
         run = Run(job, data, log, checkpoint)
         run.train(stop)
         return run.finish()

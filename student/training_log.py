@@ -13,9 +13,8 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from student.run_folder import LOG_NAME, METRICS_NAME
 from teacher_cache.files import write_whole
-
-METRICS_NAME, LOG_NAME = "metrics.jsonl", "log.txt"
 
 
 class RunLog:

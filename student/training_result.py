@@ -6,10 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from student.checkpoint import FINAL_NAME
+from student.run_folder import FINAL_NAME, RESULT_NAME
 from teacher_cache.files import write_json
-
-_NAME = "result.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +16,8 @@ class TrainingResult:
 
     dev_wer, best_dev_wer : 0 and up, None without a dev manifest     skipped_steps : NaN or infinite
     seconds : spent training, over every start of the run     audio_seconds : heard, padding left out
+    initial_checkpoint : what the weights began from, "" where they began at random
+    stopped_early : before max_steps, because trainer.early_stop_evaluations brought no better dev WER
     already_finished : nothing was done, because the run had ended before
     """
 
@@ -36,12 +36,14 @@ class TrainingResult:
     cache_fingerprint: str
     device: str
     precision: str
+    initial_checkpoint: str = ""
+    stopped_early: bool = False
     already_finished: bool = False
 
 
 def read_result(run_dir: Path) -> TrainingResult | None:
     """The result of a run that has ended, None while it has not."""
-    path = run_dir / _NAME
+    path = run_dir / RESULT_NAME
     if not path.is_file() or not (run_dir / FINAL_NAME).is_file():
         return None
     return TrainingResult(**json.loads(path.read_text(encoding="utf-8")) | {"already_finished": True})
@@ -49,4 +51,4 @@ def read_result(run_dir: Path) -> TrainingResult | None:
 
 def write_result(run_dir: Path, result: TrainingResult) -> None:
     """Say that the run has ended; final.pt must have been written."""
-    write_json(run_dir / _NAME, asdict(result))
+    write_json(run_dir / RESULT_NAME, asdict(result))

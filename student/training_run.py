@@ -6,27 +6,24 @@ import importlib.metadata
 import time
 from collections.abc import Iterator
 from math import isfinite
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from student.checkpoint import (
-    FINAL_NAME,
-    Checkpoint,
-    best_step,
-    mark_best,
-    prune_checkpoints,
-    save_checkpoint,
-    step_path,
-)
+from student.checkpoint import Checkpoint, save_checkpoint
 from student.dataset import SpeechBatch, load_batches
 from student.device import choose_device, choose_precision, describe_device
+from student.early_stop import has_stopped_improving, is_among_best
 from student.errors import StudentError
+from student.fine_tuning import begin_from
 from student.interruption import StopRequest, TrainingInterrupted
+from student.memory_probe import memory_advice, probe_memory
 from student.model import Bert2CTC, inference_state
 from student.monitoring import dev_figures
 from student.objective import compute_objective
+from student.run_folder import FINAL_NAME, best_step, dev_wers, mark_best, prune_checkpoints, step_path
 from student.sampler import BatchSampler, Step
 from student.schedule import build_optimiser, learning_rate
 from student.training_data import TrainingData, TrainingJob
@@ -63,7 +60,9 @@ class Run:
         torch.manual_seed(trainer.seed)
         num_pieces = data.vocabulary.num_outputs if data.vocabulary else None
         self.model = Bert2CTC(job.config, data.units.size, num_pieces)
-        if checkpoint is None:
+        if checkpoint is None and trainer.initial_checkpoint:
+            begin_from(Path(trainer.initial_checkpoint), self.model, job.config, data, log.say)
+        elif checkpoint is None:
             self.model.features.fit(self._normalisation_batches())
         self.model.to(self.device)
         self.optimiser = build_optimiser(self.model, trainer)
@@ -73,20 +72,12 @@ class Run:
 
     def train(self, stop: StopRequest) -> None:
         """Steps up to `max_steps`; a stop request ends it at the next step boundary with a checkpoint."""
-        trainer = self.config.trainer
-        steps = self.sampler.steps(self.epoch, self.step_in_epoch)
-        keys = (
-            [(step.epoch, int(index)) for index in batch]
-            for step in self.sampler.steps(self.epoch, self.step_in_epoch)
-            for batch in step.share()
-        )
-        batches = load_batches(self.data.train.speech, keys, trainer.data_workers)
-        self.model.train()
+        trainer, (steps, batches) = self.config.trainer, self.begin()
         with progress("training", total=trainer.max_steps - self.step, unit="steps") as advance:
-            while self.step < trainer.max_steps:
+            while self.step < trainer.max_steps and not self._stops_early():
                 if stop:
                     self._interrupt(stop)
-                figures = self._train_step(next(steps), batches)
+                figures = self.train_step(next(steps), batches)
                 self.log.figures(self.step, "train", figures)
                 if self.step % trainer.evaluate_every_steps == 0:
                     self.evaluate()
@@ -98,6 +89,20 @@ class Run:
                     f"{figures['audio_seconds_per_second']:.0f} x real time",
                 )
 
+    def begin(self) -> tuple[Iterator[Step], Iterator[SpeechBatch]]:
+        """Steps from the run's position on and the batches that they take, once the largest have fitted."""
+        speech = self.data.train.speech
+        if self.device.type == "cuda":  # a CPU pages to disk before it refuses
+            probe_memory(self.model, self.sampler, self.epoch, speech, self.config, self._loss)
+        keys = (
+            [(step.epoch, int(index)) for index in batch]
+            for step in self.sampler.steps(self.epoch, self.step_in_epoch)
+            for batch in step.share()
+        )
+        batches = load_batches(speech, keys, self.config.trainer.data_workers)
+        self.model.train()
+        return self.sampler.steps(self.epoch, self.step_in_epoch), batches
+
     def evaluate(self) -> None:
         """Measure the dev split; a new best WER is saved at once."""
         self.evaluated_step = self.step
@@ -108,16 +113,19 @@ class Run:
         shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.log.say(f"step {self.step} dev: {shown}")
         self.dev_wer = figures["wer"]
-        best = best_step(self.job.run_dir)
+        best, trainer = best_step(self.job.run_dir), self.config.trainer
         if best is None or self.dev_wer < best[1]:
             self.save()
             mark_best(self.job.run_dir, self.step, self.dev_wer)
+        elif is_among_best(self.step, dev_wers(self.job.run_dir), trainer.keep_best_checkpoints):
+            self.save()
 
     def save(self) -> None:
         """Write the checkpoint of this step and prune older ones."""
         path = step_path(self.job.run_dir, self.step)
         save_checkpoint(path, self._checkpoint(self.model.state_dict(), self.optimiser.state_dict()))
-        prune_checkpoints(self.job.run_dir, self.config.trainer.keep_checkpoints)
+        trainer = self.config.trainer
+        prune_checkpoints(self.job.run_dir, trainer.keep_checkpoints, trainer.keep_best_checkpoints)
 
     def finish(self) -> TrainingResult:
         """Evaluate once more where the last step was not, write final.pt and result.json."""
@@ -126,7 +134,7 @@ class Run:
         self.save()
         state = inference_state(self.model.state_dict())
         save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
-        best = best_step(self.job.run_dir)
+        best, trainer = best_step(self.job.run_dir), self.config.trainer
         weights = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
         result = TrainingResult(
             steps=self.step,
@@ -144,12 +152,16 @@ class Run:
             cache_fingerprint=self.data.cache_fingerprint,
             device=describe_device(self.device),
             precision=self.precision.reason,
+            initial_checkpoint=trainer.initial_checkpoint,
+            stopped_early=self.step < trainer.max_steps,
         )
         write_result(self.job.run_dir, result)
+        if result.stopped_early:
+            self.log.say(f"no better dev WER in {trainer.early_stop_evaluations} evaluations: stopped early")
         self.log.say(f"finished {self.step} steps in {self.totals['seconds']:.0f} s: {self.job.run_dir}")
         return result
 
-    def _train_step(self, step: Step, batches: Iterator[SpeechBatch]) -> dict[str, float]:
+    def train_step(self, step: Step, batches: Iterator[SpeechBatch]) -> dict[str, float]:
         """One optimiser step, or none where its loss or gradient is no number; its figures by name."""
         started, trainer = time.monotonic(), self.config.trainer
         torch.manual_seed(dropout_seed(trainer.seed, self.step))
@@ -161,12 +173,9 @@ class Run:
             heard = next(batches)
             waited += time.monotonic() - asked
             heard_samples += float(heard.sample_lengths.sum())
-            batch = self.data.train.training_batch(heard, self.model.features, self.device)
-            with torch.autocast(
-                self.device.type, self.precision.dtype, enabled=self.precision.dtype != torch.float32
-            ):
-                loss, terms = compute_objective(self.model, batch, self.config, step.num_utterances)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with memory_advice(heard, self.config, self.device):
+                loss, terms = self._loss(heard, step.num_utterances)
+                loss.backward()  # type: ignore[no-untyped-call]
             for name, term in (("loss", loss), *terms.items()):
                 sums[name] = sums.get(name, 0) + term.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
@@ -191,9 +200,21 @@ class Run:
             "data_wait_seconds": waited,
         }
 
+    def _loss(self, heard: SpeechBatch, num_utterances: int) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = self.data.train.training_batch(heard, self.model.features, self.device)
+        with torch.autocast(
+            self.device.type, self.precision.dtype, enabled=self.precision.dtype != torch.float32
+        ):
+            return compute_objective(self.model, batch, self.config, num_utterances)
+
     @property
     def _sample_rate_hz(self) -> int:
         return self.config.features.sample_rate_hz
+
+    def _stops_early(self) -> bool:
+        """Decided from metrics.jsonl, so that a resumed run stops where an uninterrupted one does."""
+        patience = self.config.trainer.early_stop_evaluations
+        return patience > 0 and has_stopped_improving(list(dev_wers(self.job.run_dir).values()), patience)
 
     def _skip(self, figures: dict[str, float]) -> None:
         self.totals["skipped_steps"] += 1

@@ -203,6 +203,20 @@ def test_each_setting_changes_the_objective(change: dict[str, Any]) -> None:
     assert not torch.isclose(total, changed)
 
 
+def test_self_conditioning_is_trained_and_changes_every_term_above_the_first_tap() -> None:
+    conditioned = replace(TINY, conformer=replace(TINY.conformer, self_conditioning=True))
+    plain, model = model_of(), model_of(conditioned)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    _, before = compute_objective(plain, batch_of(), TINY, 3.0)
+    total, after = compute_objective(model, batch_of(), conditioned, 3.0)
+    assert {name for name in before if not torch.isclose(before[name], after[name])} == {
+        name for name in EVERY_TERM if not name.endswith("tap1")
+    }
+    total.backward()
+    assert model.condition is not None and model.condition.weight.grad is not None
+    assert model.condition.weight.grad.abs().max() > 0
+
+
 def test_a_term_without_weight_and_a_weight_without_term_are_refused() -> None:
     term = torch.tensor(1.0)
     with pytest.raises(StudentError, match="without a weight: .'kd_final'"):

@@ -103,9 +103,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     config = tiny_config(max_steps=7, precision=precision)
     whole, parts = (replace(job, config=config, run_dir=tmp_path / name) for name in ("whole", "parts"))
     train(whole)
-    for stop_at in (1, 5):
+    for stop_at, number in ((1, signal.SIGTERM), (5, signal.SIGUSR1)):
         with monkeypatch.context() as context:
-            send_at_step(context, signal.SIGTERM, stop_at)
+            send_at_step(context, number, stop_at)
             with pytest.raises(TrainingInterrupted):
                 train(parts)
         assert saved_steps(parts.run_dir)[-1] == stop_at
@@ -122,7 +122,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert len(epochs) > 1, "the run must cross an epoch's end to prove anything"
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_a_signal_saves_at_the_next_step_and_says_how_to_go_on(
     job: TrainingJob,
     tmp_path: Path,
@@ -130,7 +130,7 @@ def test_a_signal_saves_at_the_next_step_and_says_how_to_go_on(
     number: signal.Signals,
     code: int,
 ) -> None:
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     send_at_step(monkeypatch, number, 1)
     short = replace(ctc_alone(job, checkpoint_every_steps=100, evaluate_every_steps=100), run_dir=tmp_path)
     with pytest.raises(TrainingInterrupted, match="step 1 of 6; the same command") as caught:
@@ -189,7 +189,7 @@ def test_a_run_goes_on_with_the_cache_that_it_began_with_alone(
         for passage in passages_of(read_manifest(manifest), CACHE_CONFIG)
     }
     other = make(tmp_path / "caches", plan_of(list(passages), WordTeacher(seed=5), CACHE_CONFIG))
-    with pytest.raises(StudentError, match=r"began with cache .* --cache"):
+    with pytest.raises(StudentError, match=r"began with cache .*other model\.safetensors.* --cache"):
         train(replace(begun, cache_path=other))
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from click.testing import CliRunner, Result
 from fakes import WORDS, sentences, tiny_bert, write_corpus
 
 from pipeline.cli import main
+from student.run_folder import dev_wers, saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -157,6 +162,75 @@ def test_a_recording_is_transcribed_as_evaluation_heard_it(road: Road) -> None:
     lines = (road.folder / "runs" / "tones" / "evaluation" / "dev.hyp.trn").read_text().splitlines()
     heard = {line.rsplit(" (", 1)[1][:-1]: line.rsplit(" (", 1)[0] for line in lines}
     assert told["transcripts"] == [{"audio": str(recording), "text": heard[recording.stem]}]
+
+
+def test_a_model_is_exported_once_and_transcribes_as_its_run(road: Road) -> None:
+    recording = sorted((road.folder / "data" / "tones" / "dev").rglob("*.flac"))[0]
+    folder = str(road.folder / "exported")
+    assert not road.json("export", "tones", folder, roots="runs")["is_reused"]
+    assert road.json("export", "tones", folder, roots="runs")["is_reused"]
+    told = [road.json("transcribe", run, str(recording), roots="runs") for run in ("tones", folder)]
+    assert told[0] == told[1]
+
+
+def test_an_average_is_evaluated_beside_the_run_s_own_figures(road: Road) -> None:
+    own = road.folder / "runs" / "tones" / "evaluation" / "dev.json"
+    before = own.read_bytes()
+    scores = road.json("evaluate", "tones", "--average", "2", roots="data runs")["splits"]
+    assert scores["dev"]["checkpoint"] == "average-last-2"
+    assert own.read_bytes() == before and (own.parent / "average-last-2" / "dev.json").is_file()
+    result = road.run("evaluate", "tones", "--average", "9", "--average-of", "best", roots="data runs")
+    assert result.exit_code == 1 and "keep_best_checkpoints=9" in result.stderr
+
+
+def test_a_dry_run_says_what_training_takes_and_writes_nothing(road: Road) -> None:
+    before = sorted(path for path in road.folder.rglob("*") if "scratch" not in path.parts)
+    run = str(road.folder / "runs" / "planned")
+    told = road.json("train", str(road.config), "--dry-run", "--run-dir", run, roots="data cache runs")
+    assert told["steps"] == 12 and told["parameters"] > told["inference_parameters"] > 0
+    assert told["free_megabytes"] > told["disk_megabytes"] > 0
+    assert sorted(path for path in road.folder.rglob("*") if "scratch" not in path.parts) == before
+    result = road.run("train", str(road.config), "--dry-run", "--run-dir", run, roots="data cache runs")
+    assert all(word in result.stdout for word in ("parameters", "memory", "steps", "time", "disk"))
+
+
+def test_a_fine_tuned_run_keeps_in_its_record_what_it_began_from(road: Road) -> None:
+    run = road.folder / "runs" / "tuned"
+    initial = str(road.folder / "runs" / "tones")
+    settings = ("--set", f"trainer.initial_checkpoint={initial}", "--set", "trainer.early_stop_evaluations=1")
+    arguments = ("train", str(road.config), "--run-dir", str(run), *settings)
+    trained = road.json(*arguments, roots="data cache runs")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert record["initial"]["checkpoint"] == f"{initial}/final.pt" and len(record["initial"]["sha256"]) == 64
+    assert record["result"]["initial_checkpoint"] == initial
+    assert record["result"]["stopped_early"] is trained["stopped_early"]
+    told = road.json("runs", "diff", "tones", "tuned", roots="runs cache")
+    assert told["settings"] == {
+        "trainer.early_stop_evaluations": [0, 1],
+        "trainer.initial_checkpoint": ["", initial],
+    }
+    listed = {run["run"]: run for run in road.json("runs", "ls", roots="runs cache")["runs"]}
+    assert listed["tuned"]["state"] == "finished" and listed["tuned"]["cache_names"] == ["tones"]
+
+
+def test_a_queue_s_signal_saves_and_ends_with_code_75(road: Road) -> None:
+    run = road.folder / "runs" / "queued"
+    roots = [part for name in ("data", "cache", "runs") for part in (f"--{name}-root", road.options[name])]
+    command = [sys.executable, "-m", "pipeline.cli", "train", str(road.config), "--run-dir", str(run)]
+    command += ["--set", "trainer.max_steps=100000", *roots]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not dev_wers(run) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGUSR1)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 75, said
+    assert "SIGUSR1: saved at step" in said
+    listed = {run["run"]: run for run in road.json("runs", "ls", roots="runs cache")["runs"]}
+    assert listed["queued"]["state"] == "stopped" and listed["queued"]["step"] == saved_steps(run)[-1]
 
 
 def test_a_cache_is_listed_described_and_verified_and_a_flipped_byte_is_found(road: Road) -> None:

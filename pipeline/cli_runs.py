@@ -1,0 +1,66 @@
+"""`bert2ctc runs ...` and `bert2ctc export`: parsing only; everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.console import emit, json_option, with_roots
+from pipeline.roots import Roots
+
+average_option = click.option(
+    "--average", "average_count", default=0, metavar="N", help="the mean of N checkpoints instead"
+)
+average_of_option = click.option(
+    "--average-of",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    help="which N: the last, or those with the lowest dev WER",
+)
+
+
+@click.group()
+def runs() -> None:
+    """Trainings: how they fare, and what they differ in."""
+
+
+@runs.command("ls")
+@with_roots("runs", "cache")
+@json_option
+def runs_ls(roots: Roots, as_json: bool) -> None:
+    """List runs with state, step, best dev WER and cache."""
+    from pipeline.run_stages import list_runs
+
+    emit(list_runs(roots), as_json)
+
+
+@runs.command("diff")
+@click.argument("one")
+@click.argument("other")
+@with_roots("runs", "cache")
+@json_option
+def runs_diff(one: str, other: str, roots: Roots, as_json: bool) -> None:
+    """Settings, cache and versions in which the runs ONE and OTHER differ."""
+    from pipeline.run_stages import diff_runs
+
+    emit(diff_runs(run_folder(one, roots), run_folder(other, roots), roots), as_json)
+
+
+@click.command("export")
+@click.argument("run")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@average_option
+@average_of_option
+@with_roots("runs")
+@json_option
+def export(run: str, folder: Path, average_count: int, average_of: str, roots: Roots, as_json: bool) -> None:
+    """Write RUN's inference model to DIR: safetensors, TOML and units, for `student.load_model(DIR)`."""
+    from pipeline.export_stage import export_run
+
+    emit(export_run(run_folder(run, roots), folder, average_count, average_of), as_json)
+
+
+def run_folder(run: str, roots: Roots) -> Path:
+    """A run is a folder, or the name of one below the runs root."""
+    return Path(run) if Path(run).is_dir() else roots.runs / run

@@ -1,0 +1,75 @@
+"""A user's own recordings as the model hears them: any format of soundfile's, any rate, any channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.functional import resample
+
+from student.errors import StudentError
+
+MAX_SECONDS = 120.0  # attention's memory grows with the square, and training hears about 35 s at most
+Say = Callable[[str], None]
+Samples = Tensor | npt.NDArray[np.floating] | npt.NDArray[np.integer]
+
+
+def check_recording(path: Path) -> None:
+    """Raises StudentError for a file that is absent, cannot be decoded or lasts longer than MAX_SECONDS."""
+    if not path.is_file():
+        raise StudentError(f"{path}: no such file; give the path of a recording")
+    try:
+        seconds = soundfile.info(path).duration
+    except (OSError, soundfile.SoundFileError) as error:
+        raise StudentError(f"{path}: cannot be decoded ({error}); convert it to FLAC or WAV") from None
+    _check_seconds(str(path), seconds)
+
+
+def read_recording(path: Path, sample_rate_hz: int, say: Say = lambda line: None) -> Tensor:
+    """Float32 (S,) at the model's rate, all channels averaged; `say` is told what was done to it."""
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return _converted(torch.from_numpy(samples), rate, sample_rate_hz, str(path), say)
+
+
+def samples_as_heard(samples: Samples, rate: int, sample_rate_hz: int) -> Tensor:
+    """Float32 (S,) at the model's rate of an array (S,) or (S, channels).
+
+    Integers are scaled to -1..1 by their type's range; floats must lie there already.
+    Raises StudentError for another shape, no samples, NaN, or more than MAX_SECONDS.
+    """
+    tensor = torch.as_tensor(samples).detach().cpu()
+    if tensor.ndim not in (1, 2) or (tensor.ndim == 2 and tensor.shape[1] > tensor.shape[0] > 0):
+        raise StudentError(f"samples of shape {tuple(tensor.shape)}; give (samples,) or (samples, channels)")
+    if tensor.dtype.is_floating_point:
+        tensor = tensor.float()
+    else:
+        tensor = tensor.float() / -float(torch.iinfo(tensor.dtype).min)
+    _check_seconds("samples", len(tensor) / rate)
+    columns = tensor if tensor.ndim == 2 else tensor.unsqueeze(1)
+    return _converted(columns, rate, sample_rate_hz, "samples", lambda line: None)
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if seconds > MAX_SECONDS:
+        raise StudentError(
+            f"{name}: {seconds:.0f} s, {MAX_SECONDS:.0f} s is the limit; cut it at pauses into shorter files"
+        )
+
+
+def _converted(samples: Tensor, rate: int, sample_rate_hz: int, name: str, say: Say) -> Tensor:
+    """Samples (S, channels) at `rate` to (S',) at `sample_rate_hz`."""
+    waveform = samples.mean(dim=1)
+    if not len(waveform) or not bool(waveform.isfinite().all()):
+        raise StudentError(f"{name}: holds no samples, NaN or infinity; record or convert it again")
+    changes = [f"{samples.shape[1]} channels mixed to one"] if samples.shape[1] > 1 else []
+    if rate != sample_rate_hz:
+        waveform = resample(waveform, rate, sample_rate_hz)
+        changes.append(f"{rate} Hz resampled to {sample_rate_hz} Hz")
+    if changes:
+        say(f"{name}: {', '.join(changes)}")
+    return waveform

@@ -1,0 +1,96 @@
+"""What lies where in a run folder; read without PyTorch, so that listing runs is quick."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from student.errors import StudentError
+from teacher_cache.files import write_json
+
+FINAL_NAME, METRICS_NAME, LOG_NAME, RESULT_NAME = "final.pt", "metrics.jsonl", "log.txt", "result.json"
+_FOLDER, _BEST_NAME = "checkpoints", "best.json"
+_STEP_NAME = re.compile(r"step-(\d{8,})\.pt")
+
+
+def step_path(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run_dir / _FOLDER / f"step-{step:08d}.pt"
+
+
+def saved_steps(run_dir: Path) -> list[int]:
+    """Steps with a checkpoint, ascending."""
+    names = (_STEP_NAME.fullmatch(path.name) for path in (run_dir / _FOLDER).glob("step-*.pt"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def best_step(run_dir: Path) -> tuple[int, float] | None:
+    """The step with the lowest dev WER so far and that WER, None before the first evaluation."""
+    path = run_dir / _FOLDER / _BEST_NAME
+    if not path.is_file():
+        return None
+    best = json.loads(path.read_text(encoding="utf-8"))
+    return int(best["step"]), float(best["dev_wer"])
+
+
+def mark_best(run_dir: Path, step: int, dev_wer: float) -> None:
+    """Remember the step as the best one; its checkpoint must have been saved."""
+    write_json(run_dir / _FOLDER / _BEST_NAME, {"step": step, "dev_wer": dev_wer})
+
+
+def dev_wers(run_dir: Path) -> dict[int, float]:
+    """WER of the dev split by step, in the order of the evaluations, as metrics.jsonl holds them."""
+    return {
+        int(entry["step"]): float(entry["wer"])
+        for entry in metrics(run_dir)
+        if entry["kind"] == "dev" and entry.get("wer") is not None
+    }
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """Entries of metrics.jsonl, up to a half-written last line; none where the file is absent."""
+    path, entries = run_dir / METRICS_NAME, []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(dict(json.loads(line)))
+            except ValueError:
+                break
+    return entries
+
+
+def best_saved_steps(run_dir: Path, count: int) -> list[int]:
+    """The `count` saved steps with the lowest dev WER, lowest first, the earlier of equals first."""
+    wers = dev_wers(run_dir)
+    return sorted((step for step in saved_steps(run_dir) if step in wers), key=lambda step: wers[step])[
+        :count
+    ]
+
+
+def prune_checkpoints(run_dir: Path, keep: int, keep_best: int = 1) -> None:
+    """Delete all but the last `keep` checkpoints, the best one and the `keep_best` best ones."""
+    best = best_step(run_dir)
+    kept = {best[0]} if best else set()
+    kept |= set(best_saved_steps(run_dir, keep_best)) if keep_best > 1 else set()
+    for step in saved_steps(run_dir)[: -max(keep, 1)]:
+        if step not in kept:
+            step_path(run_dir, step).unlink(missing_ok=True)
+
+
+def model_path(run: Path) -> Path:
+    """The file to use for inference: of a run folder final.pt, else its best, else its last checkpoint.
+
+    A path to a checkpoint stands for itself. Raises StudentError where there is none.
+    """
+    if run.is_file():
+        return run
+    if (run / FINAL_NAME).is_file():
+        return run / FINAL_NAME
+    steps, best = saved_steps(run), best_step(run)
+    if best is not None and best[0] in steps:
+        return step_path(run, best[0])
+    if not steps:
+        raise StudentError(f"{run}: holds no trained model; train it first with `bert2ctc train`")
+    return step_path(run, steps[-1])
