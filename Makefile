@@ -4,6 +4,7 @@
 CONFIG ?= demo
 RUN ?=
 SET ?=
+GPUS ?= 1
 PYTHON ?= python3
 
 VENV := .venv
@@ -11,6 +12,8 @@ BERT2CTC := $(VENV)/bin/bert2ctc
 # The stamp carries a digest of what it was installed from: file times decide nothing.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt Makefile | cksum | tr ' ' '-')
 OVERRIDES = $(foreach override,$(SET),--set '$(override)')
+# One process a GPU; torchrun names the ranks, and the first of them writes.
+RANKS = $(if $(filter-out 1,$(GPUS)),$(VENV)/bin/torchrun --standalone --nproc-per-node $(GPUS) --no-python)
 RUN_OPTION = $(if $(RUN),--run-dir '$(RUN)')
 
 .DEFAULT_GOAL := help
@@ -19,7 +22,7 @@ RUN_OPTION = $(if $(RUN),--run-dir '$(RUN)')
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "  CONFIG=name-or-path.toml chooses the experiment (default: demo); RUN=folder a run; SET='section.key=value ...' overrides"
+	@echo "  CONFIG=name-or-path.toml chooses the experiment (default: demo); RUN=folder a run; SET='section.key=value ...' overrides; GPUS=N trains on N"
 
 setup: $(STAMP) ## create .venv with the pinned versions (done by every other target too)
 
@@ -55,8 +58,8 @@ teacher: $(STAMP) ## train the masked language model of CONFIG, where it trains 
 teacher-cache: $(STAMP) ## score every token of every transcript once, into the Zarr store
 	$(BERT2CTC) cache build '$(CONFIG)' $(OVERRIDES)
 
-train: $(STAMP) ## train a student against the cache, without the teacher
-	$(BERT2CTC) train '$(CONFIG)' $(RUN_OPTION) $(OVERRIDES)
+train: $(STAMP) ## train a student against the cache, without the teacher; GPUS=N uses N of them
+	$(RANKS) $(BERT2CTC) train '$(CONFIG)' $(RUN_OPTION) $(OVERRIDES)
 
 evaluate: $(STAMP) ## word error rates of a trained student, greedy CTC
 	$(BERT2CTC) evaluate '$(if $(RUN),$(RUN),$(CONFIG))'

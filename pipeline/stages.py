@@ -80,15 +80,25 @@ def prepare_data(config: ExperimentConfig, roots: Roots, leave_out_bad: bool) ->
 
 
 def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
-    """Train the student, go on where an equal run stopped, or say that it is finished."""
-    from student.trainer import train  # PyTorch loads only for the commands that need it
+    """Train the student, go on where an equal run stopped, or say that it is finished.
 
-    job = training_job(config, roots, run_dir, cache_reference)
-    cache = "" if job.cache_path is None else job.cache_path.name
-    facts = {"name": config.name, "prepared": str(job.train_manifest.parent), "cache": cache}
-    record = claim_run(run_dir, as_tables(config), facts | _initial_facts(config, run_dir))
-    with recorded_state(run_dir, record), _quiet_for(job.train_manifest.parent):
-        result = asdict(train(job))
+    Where torchrun started several of these processes, the first one writes and tells for all.
+    """
+    from student.ranks import joined_ranks  # PyTorch loads only for the commands that need it
+    from student.trainer import train
+
+    with joined_ranks(config.student.trainer.device) as ranks:
+        if not ranks.is_first:
+            ranks.wait()  # until the first has claimed the folder
+            train(training_job(config, roots, run_dir, cache_reference), ranks)
+            raise SystemExit(0)
+        job = training_job(config, roots, run_dir, cache_reference)
+        cache = "" if job.cache_path is None else job.cache_path.name
+        facts = {"name": config.name, "prepared": str(job.train_manifest.parent), "cache": cache}
+        record = claim_run(run_dir, as_tables(config), facts | _initial_facts(config, run_dir))
+        ranks.wait()
+        with recorded_state(run_dir, record), _quiet_for(job.train_manifest.parent):
+            result = asdict(train(job, ranks))
     write_record(run_dir, {**record, "state": "finished", "result": result})
     done = "was finished already, nothing to do" if result["already_finished"] else "finished"
     early = ", stopped early" if result["stopped_early"] else ""
@@ -152,7 +162,7 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
         )
     path = resolve(roots.cache, reference or started_with or config.name)
     if started_with and path.name != started_with:
-        refuse_another_cache(run_dir, read_manifest(path))  # names what differs, where the run noted its cache
+        refuse_another_cache(run_dir, read_manifest(path))  # names what differs, where it can
         raise PipelineError(
             f"{run_dir}: began with cache {started_with}, not {path.name}; start a new run with RUN="
         )

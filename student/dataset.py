@@ -24,6 +24,7 @@ from student.manifest import Utterance
 Samples = npt.NDArray[np.int16]
 Key = tuple[int, int]  # (epoch, index of the utterance)
 _MEGABYTE = 1 << 20
+NORMALISATION_UTTERANCES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +171,11 @@ def fits_ctc(unit_ids: Sequence[int], seconds: float, config: FeatureConfig, fas
     repeats = sum(left == right for left, right in pairwise(unit_ids))
     samples = samples_at_speed(int(seconds * config.sample_rate_hz), fastest)
     return len(unit_ids) + repeats <= frames_after_subsampling(samples, config)
+
+
+def sampled_waveforms(speech: SpeechDataset, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Waveforms and lengths of up to NORMALISATION_UTTERANCES utterances, one by one, chosen by the seed."""
+    order = np.random.default_rng(seed).permutation(len(speech))
+    keys = [[(0, int(index))] for index in order[:NORMALISATION_UTTERANCES]]
+    for batch in load_batches(speech, keys):
+        yield batch.waveforms, batch.sample_lengths

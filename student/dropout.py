@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,3 +34,9 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         """The probability, for print(model)."""
         return str(self.probability)
+
+
+def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of a step's dropout, so that no generator's state needs to be saved."""
+    entropy = (seed, step, rank) if rank else (seed, step)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

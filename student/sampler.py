@@ -31,8 +31,10 @@ class Step:
         return sum(len(batch) for batch in self.micro_batches)
 
     def share(self, rank: int = 0, world: int = 1) -> tuple[Indices, ...]:
-        """The micro-batches of one rank."""
-        return self.micro_batches[rank::world]
+        """The micro-batches of one rank: whole ones in turn, and its part of each that is left over."""
+        whole = len(self.micro_batches) // world * world
+        parts = [batch[rank::world] for batch in self.micro_batches[whole:]]
+        return (*self.micro_batches[rank:whole:world], *(part for part in parts if len(part)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

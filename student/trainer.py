@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from student.checkpoint import Checkpoint, load_checkpoint, saved_steps, step_path
 from student.errors import StudentError
 from student.interruption import RunBusy, TrainingInterrupted, run_lock, stop_on_signals
+from student.ranks import ALONE, Ranks
 from student.run_cache import hold_to_cache
 from student.training_data import TrainingJob, load_training_data
-from student.training_log import RunLog
+from student.training_log import RunLog, SilentLog
 from student.training_result import TrainingResult, read_result
 from student.training_run import Run
 
 __all__ = ["RunBusy", "TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
 
 
-def train(job: TrainingJob) -> TrainingResult:
+def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
     """Train until `max_steps` or an early stop, going on from the run folder's last checkpoint, if any.
 
     Writes checkpoints/, tensorboard/, metrics.jsonl, log.txt and, at the end, final.pt and result.json.
+    ranks : this process among those that train together; all of them call this, the first one writes
     Raises TrainingInterrupted after SIGTERM, SIGUSR1 or Ctrl-C, with a checkpoint of the step reached;
     StudentError or CacheError where inputs do not fit each other, or where steps keep failing.
     """
     with ExitStack() as stack:
-        stack.enter_context(run_lock(job.run_dir))
+        if ranks.is_first:
+            stack.enter_context(run_lock(job.run_dir))
         stop = stack.enter_context(stop_on_signals())
         finished = read_result(job.run_dir)
         if finished is not None:
@@ -36,13 +39,20 @@ def train(job: TrainingJob) -> TrainingResult:
             raise StudentError("trainer.early_stop_evaluations needs a dev split; name one in data.splits")
         if checkpoint is not None:
             _refuse_another_config(job, checkpoint)
-        log = stack.enter_context(RunLog(job.run_dir, checkpoint.step if checkpoint else 0))
+        ranks.wait()  # every rank has read the folder before the first one writes to it
+        done = checkpoint.step if checkpoint else 0
+        log = stack.enter_context(RunLog(job.run_dir, done) if ranks.is_first else SilentLog())
         data = load_training_data(job, checkpoint.pieces if checkpoint else None, log.say)
-        if data.train.labels is not None:
+        if data.train.labels is not None and ranks.is_first:
             hold_to_cache(job.run_dir, data.train.labels.reader.manifest, begins=checkpoint is None)
-        run = Run(job, data, log, checkpoint)
+        run = Run(job, data, log, checkpoint, ranks)
         run.train(stop)
-        return run.finish()
+        if ranks.is_first:
+            run.finish()
+        ranks.wait()
+        result = read_result(job.run_dir)
+        assert result is not None
+        return replace(result, already_finished=False)
 
 
 def _refuse_another_config(job: TrainingJob, checkpoint: Checkpoint) -> None:

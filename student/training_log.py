@@ -58,6 +58,24 @@ class RunLog:
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
+class SilentLog(RunLog):
+    """What the ranks beside the first write: nothing."""
+
+    def __init__(self) -> None:
+        """Opens no file."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes none."""
+
+    def say(self, line: str) -> None:
+        """Kept by the first rank."""
+
+    def figures(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
+        """Kept by the first rank."""
+
+
 def _keep_until(metrics: Path, step: int) -> None:
     """Drop what a killed run logged beyond its last checkpoint, a half-written last line included."""
     if not metrics.is_file():

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from student.checkpoint import Checkpoint, save_checkpoint
-from student.dataset import SpeechBatch, load_batches
+from student.dataset import SpeechBatch, load_batches, sampled_waveforms
 from student.device import choose_device, choose_precision, describe_device
+from student.dropout import dropout_seed
 from student.early_stop import has_stopped_improving, is_among_best
 from student.errors import StudentError
 from student.fine_tuning import begin_from
@@ -22,16 +23,16 @@ from student.interruption import StopRequest, TrainingInterrupted
 from student.memory_probe import memory_advice, probe_memory
 from student.model import Bert2CTC, inference_state
 from student.monitoring import dev_figures
-from student.objective import compute_objective
+from student.objective import compute_objective, objective_weights
+from student.ranks import ALONE, Ranks
 from student.run_folder import FINAL_NAME, best_step, dev_wers, mark_best, prune_checkpoints, step_path
 from student.sampler import BatchSampler, Step
 from student.schedule import build_optimiser, learning_rate
 from student.training_data import TrainingData, TrainingJob
 from student.training_log import RunLog
 from student.training_result import TrainingResult, write_result
-from teacher_cache.progress import progress
+from teacher_cache.progress import Advance, progress
 
-NORMALISATION_UTTERANCES = 1000
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "sentencepiece", "soundfile", "numpy", "zarr")
 
 
@@ -39,13 +40,18 @@ class Run:
     """A run in progress: model, optimiser and position, all of which a checkpoint holds."""
 
     def __init__(
-        self, job: TrainingJob, data: TrainingData, log: RunLog, checkpoint: Checkpoint | None
+        self,
+        job: TrainingJob,
+        data: TrainingData,
+        log: RunLog,
+        checkpoint: Checkpoint | None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.job, self.data, self.log, self.config = job, data, log, job.config
+        self.job, self.data, self.log, self.config, self.ranks = job, data, log, job.config, ranks
         trainer = job.config.trainer
         if trainer.threads:
             torch.set_num_threads(trainer.threads)
-        self.device = choose_device(trainer.device)
+        self.device = choose_device(trainer.device) if ranks.world == 1 else ranks.device
         self.precision = choose_precision(trainer.precision, self.device)
         self.sampler = BatchSampler(
             seconds_of=data.train.speech.seconds,
@@ -63,18 +69,21 @@ class Run:
         if checkpoint is None and trainer.initial_checkpoint:
             begin_from(Path(trainer.initial_checkpoint), self.model, job.config, data, log.say)
         elif checkpoint is None:
-            self.model.features.fit(self._normalisation_batches())
+            self.model.features.fit(sampled_waveforms(data.train.speech, trainer.seed))
         self.model.to(self.device)
+        ranks.share_weights(self.model)
         self.optimiser = build_optimiser(self.model, trainer)
         if checkpoint is not None:
             self._restore(checkpoint)
+        self._summed = ["loss", *objective_weights(job.config), "heard_samples"]
         self._introduce()
 
     def train(self, stop: StopRequest) -> None:
         """Steps up to `max_steps`; a stop request ends it at the next step boundary with a checkpoint."""
         trainer, (steps, batches) = self.config.trainer, self.begin()
-        with progress("training", total=trainer.max_steps - self.step, unit="steps") as advance:
+        with self._progress() as advance:
             while self.step < trainer.max_steps and not self._stops_early():
+                stop.signal_number = self.ranks.largest(stop.signal_number)
                 if stop:
                     self._interrupt(stop)
                 figures = self.train_step(next(steps), batches)
@@ -97,7 +106,7 @@ class Run:
         keys = (
             [(step.epoch, int(index)) for index in batch]
             for step in self.sampler.steps(self.epoch, self.step_in_epoch)
-            for batch in step.share()
+            for batch in step.share(self.ranks.rank, self.ranks.world)
         )
         batches = load_batches(speech, keys, self.config.trainer.data_workers)
         self.model.train()
@@ -106,7 +115,7 @@ class Run:
     def evaluate(self) -> None:
         """Measure the dev split; a new best WER is saved at once."""
         self.evaluated_step = self.step
-        if self.data.dev is None:
+        if self.data.dev is None or not self.ranks.is_first:
             return
         figures = dev_figures(self.model, self.data.dev, self.data.units, self.config, self.precision.dtype)
         self.log.figures(self.step, "dev", figures)
@@ -121,14 +130,16 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Write the checkpoint of this step and prune older ones."""
+        """Write the checkpoint of this step and prune older ones; the first rank does."""
+        if not self.ranks.is_first:
+            return
         path = step_path(self.job.run_dir, self.step)
         save_checkpoint(path, self._checkpoint(self.model.state_dict(), self.optimiser.state_dict()))
         trainer = self.config.trainer
         prune_checkpoints(self.job.run_dir, trainer.keep_checkpoints, trainer.keep_best_checkpoints)
 
     def finish(self) -> TrainingResult:
-        """Evaluate once more where the last step was not, write final.pt and result.json."""
+        """Evaluate where the last step was not, write final.pt and result.json; for the first rank."""
         if self.evaluated_step != self.step:
             self.evaluate()
         self.save()
@@ -164,11 +175,11 @@ class Run:
     def train_step(self, step: Step, batches: Iterator[SpeechBatch]) -> dict[str, float]:
         """One optimiser step, or none where its loss or gradient is no number; its figures by name."""
         started, trainer = time.monotonic(), self.config.trainer
-        torch.manual_seed(dropout_seed(trainer.seed, self.step))
+        torch.manual_seed(dropout_seed(trainer.seed, self.step, self.ranks.rank))
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         heard_samples = waited = 0.0
-        for _ in step.share():
+        for _ in step.share(self.ranks.rank, self.ranks.world):
             asked = time.monotonic()
             heard = next(batches)
             waited += time.monotonic() - asked
@@ -178,8 +189,12 @@ class Run:
                 loss.backward()  # type: ignore[no-untyped-call]
             for name, term in (("loss", loss), *terms.items()):
                 sums[name] = sums.get(name, 0) + term.detach()
+        self.ranks.sum_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
-        figures = {name: float(value) for name, value in sums.items()} | {"gradient_norm": float(norm)}
+        mine = {name: float(value) for name, value in sums.items()} | {"heard_samples": heard_samples}
+        figures = self.ranks.sum_figures(mine, self._summed)
+        heard_samples = figures.pop("heard_samples")
+        figures["gradient_norm"] = float(norm)
         rate = learning_rate(self.step + 1, trainer)
         if isfinite(figures["loss"]) and isfinite(figures["gradient_norm"]):
             for group in self.optimiser.param_groups:
@@ -200,6 +215,12 @@ class Run:
             "data_wait_seconds": waited,
         }
 
+    def _progress(self) -> AbstractContextManager[Advance]:
+        left = self.config.trainer.max_steps - self.step
+        if self.ranks.is_first:
+            return progress("training", total=left, unit="steps")
+        return nullcontext(lambda amount=1, note="": None)
+
     def _loss(self, heard: SpeechBatch, num_utterances: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = self.data.train.training_batch(heard, self.model.features, self.device)
         with torch.autocast(
@@ -214,7 +235,10 @@ class Run:
     def _stops_early(self) -> bool:
         """Decided from metrics.jsonl, so that a resumed run stops where an uninterrupted one does."""
         patience = self.config.trainer.early_stop_evaluations
-        return patience > 0 and has_stopped_improving(list(dev_wers(self.job.run_dir).values()), patience)
+        if not patience:
+            return False
+        wers = list(dev_wers(self.job.run_dir).values()) if self.ranks.is_first else []
+        return bool(self.ranks.largest(int(has_stopped_improving(wers, patience))))
 
     def _skip(self, figures: dict[str, float]) -> None:
         self.totals["skipped_steps"] += 1
@@ -275,14 +299,6 @@ class Run:
         self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, dict(checkpoint.totals)
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")
 
-    def _normalisation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Waveforms and lengths of up to NORMALISATION_UTTERANCES training utterances, chosen by the seed."""
-        speech = self.data.train.speech
-        order = np.random.default_rng(self.config.trainer.seed).permutation(len(speech))
-        keys = [[(0, int(index))] for index in order[:NORMALISATION_UTTERANCES]]
-        for batch in load_batches(speech, keys):
-            yield batch.waveforms, batch.sample_lengths
-
     def _introduce(self) -> None:
         speech = self.data.train.speech
         hours = sum(utterance.seconds for utterance in speech.utterances) / 3600
@@ -291,8 +307,3 @@ class Run:
             f"training on {describe_device(self.device)} in {self.precision.reason}: {weights:,} weights, "
             f"{len(speech):,} utterances, {hours:.2f} hours, {self.sampler.padding_fraction():.1%} padding"
         )
-
-
-def dropout_seed(seed: int, step: int) -> int:
-    """The seed of a step's dropout, so that no generator's state needs to be saved."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
