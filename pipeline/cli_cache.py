@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from pipeline.console import config_argument, emit, json_option, set_option, with_roots
@@ -65,6 +67,85 @@ def verify(reference: str, roots: Roots, as_json: bool) -> None:
     emit(report, as_json)
     if report.result["faults"]:
         raise SystemExit(1)
+
+
+@cache.command("inspect")
+@click.argument("reference")
+@click.argument("utterance_ids", metavar="[UTTERANCE_ID]...", nargs=-1)
+@click.option("--text", "texts", multiple=True, help="a passage without context; repeatable")
+@click.option("--config", default="", help="whose prepared manifests hold the utterances; default: by name")
+@click.option("--top", default=5, type=click.IntRange(min=1), show_default=True, help="alternatives shown")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="write a page to this new file")
+@with_roots("data", "cache", "runs")
+@json_option
+def inspect(
+    reference: str,
+    utterance_ids: tuple[str, ...],
+    texts: tuple[str, ...],
+    config: str,
+    top: int,
+    html: Path | None,
+    roots: Roots,
+    as_json: bool,
+) -> None:
+    """What the teacher thinks could have stood at each token of an utterance, likeliest first."""
+    from pipeline.inspect_stage import InspectRequest, inspect_cache
+
+    if not utterance_ids and not texts:
+        raise click.UsageError("name an UTTERANCE_ID, or give --text")
+    request = InspectRequest(reference, utterance_ids, texts, config, top, html)
+    emit(inspect_cache(request, roots), as_json)
+
+
+@cache.command("pack")
+@click.argument("reference")
+@click.argument("file", type=click.Path(path_type=Path))
+@with_roots("cache")
+@json_option
+def pack(reference: str, file: Path, roots: Roots, as_json: bool) -> None:
+    """Write a verified cache as one new FILE that vouches for its own bytes."""
+    from pipeline.share_stages import pack_teacher_cache
+
+    emit(pack_teacher_cache(reference, file, roots), as_json)
+
+
+name_option = click.option("--name", default="", help="let this config's name mean the cache from now on")
+
+
+@cache.command("unpack")
+@click.argument("source")
+@name_option
+@with_roots("cache")
+@json_option
+def unpack(source: str, name: str, roots: Roots, as_json: bool) -> None:
+    """Verify and publish the cache that `pack` wrote to SOURCE, a path or a URL."""
+    from pipeline.share_stages import unpack_teacher_cache
+
+    emit(unpack_teacher_cache(source, name, roots), as_json)
+
+
+@cache.command("push")
+@click.argument("reference")
+@click.argument("url")
+@with_roots("cache")
+@json_option
+def push(reference: str, url: str, roots: Roots, as_json: bool) -> None:
+    """Send a verified cache to the prefix URL (s3://bucket/folder, ...); an unfinished push goes on."""
+    from pipeline.share_stages import push_teacher_cache
+
+    emit(push_teacher_cache(reference, url, roots), as_json)
+
+
+@cache.command("pull")
+@click.argument("url")
+@name_option
+@with_roots("cache")
+@json_option
+def pull(url: str, name: str, roots: Roots, as_json: bool) -> None:
+    """Verify and publish the cache below the prefix URL."""
+    from pipeline.share_stages import pull_teacher_cache
+
+    emit(pull_teacher_cache(url, name, roots), as_json)
 
 
 @cache.command("rm")

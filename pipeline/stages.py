@@ -121,6 +121,7 @@ def training_job(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_re
         cache_path=_cache_of_run(config, roots, run_dir, cache_reference),
         cache_config=config.cache,
         run_dir=run_dir,
+        scratch=roots.scratch,
     )
 
 

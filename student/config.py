@@ -129,6 +129,7 @@ class TrainerConfig:
     seed: int = 1
     data_workers: int = 0
     audio_memory_megabytes: int = 1024  # decoded audio is kept in memory while it fits
+    label_memory_megabytes: int = 4096  # the teacher's labels too; else a memory map below the scratch root
     threads: int = 0  # 0: PyTorch's own choice
     checkpoint_every_steps: int = 500
     evaluate_every_steps: int = 1000

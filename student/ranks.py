@@ -49,16 +49,11 @@ class Ranks:
         if self.world == 1:
             return
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        flat = torch.cat(
-            [
-                (torch.zeros_like(p) if p.grad is None else p.grad)
-                .flatten()
-                .float()  # in one order everywhere
-                for p in parameters
-            ]
-        )
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.flatten().float() for gradient in gradients])  # one order everywhere
         distributed.all_reduce(flat)
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, torch.split(flat, sizes), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def sum_figures(self, figures: Mapping[str, float], names: list[str]) -> dict[str, float]:

@@ -32,6 +32,7 @@ class TrainingJob:
     units_model : SentencePiece model     data_root : what the manifests' audio paths are relative to
     cache_path : a published teacher cache; None only where no attention decoder is trained
     cache_config : the [cache] table that the cache must have been built with
+    scratch : where labels that do not fit in memory are mapped from; None reads them from the cache
     """
 
     config: StudentConfig
@@ -42,6 +43,7 @@ class TrainingJob:
     cache_path: Path | None
     cache_config: CacheConfig
     run_dir: Path
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ def open_cache(job: TrainingJob) -> TeacherCacheReader:
         top_k=objective.top_k,
         temperature=objective.temperature if objective.uses_teacher else 1.0,
         tail=objective.tail,
+        memory_megabytes=job.config.trainer.label_memory_megabytes,
+        scratch=job.scratch,
     )
     differences = reader.manifest.differences(job.cache_config, "", reader.manifest.recipe.normaliser)
     if differences:

@@ -63,15 +63,26 @@ def publish(building: Path, root: Path, manifest: Manifest) -> Path:
     _flush(building)
     write_manifest(building, manifest)
     _flush_folder(building)
-    root.mkdir(parents=True, exist_ok=True)
+    _rename(building, target)
+    return target
+
+
+def publish_as_it_is(folder: Path, target: Path) -> None:
+    """Publish a verified cache that came with its manifest: flush every file, then rename the folder."""
+    _flush(folder)
+    _flush_folder(folder)
+    _rename(folder, target)
+
+
+def _rename(building: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.rename(building, target)
     except OSError as error:
         raise CacheError(
             f"{target}: cannot publish ({error.strerror}); see the disk, then rerun `bert2ctc cache build`"
         ) from error
-    _flush_folder(root)
-    return target
+    _flush_folder(target.parent)
 
 
 def _flush(folder: Path) -> None:

@@ -1,9 +1,9 @@
-"""Reads labels at training speed: arrays in memory, one binary search and a few slices per transcript."""
+"""Reads labels at training speed: one binary search and a few slices per transcript."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ import numpy as np
 from teacher_cache.arrays import CacheArrays
 from teacher_cache.digest_index import DigestIndex
 from teacher_cache.errors import CacheError
-from teacher_cache.layout import MISSING_STEPS, dequantise
+from teacher_cache.holders import HOLDS, ChunkRows, MemoryRows, RowHolder
+from teacher_cache.layout import dequantise
 from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.records import read_manifest
+from teacher_cache.row_map import MappedRows, ensure_map, map_path
 from teacher_cache.schema import Manifest
+from teacher_cache.view import TAIL_POLICIES, Rows, View, log_mass, row_bytes
 
-TAIL_POLICIES = ("bucket", "renormalise")
+MEGABYTE = 1 << 20
+MEMORY_MEGABYTES = 4096.0
 NAMED_IN_ERRORS = 3
 
 
@@ -39,35 +43,19 @@ class TeacherTargets:
     tail_logprob: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows as they are kept: ids and steps as stored, tail and normaliser at the reader's k' and T."""
-
-    gold_id: np.ndarray  # (n,)
-    top_id: np.ndarray  # (n, k')
-    steps: np.ndarray  # uint16 (n, k')
-    lognorm: np.ndarray  # float32 (n,)
-    tail_logprob: np.ndarray  # float32 (n,), beyond k'
-
-    def __getitem__(self, span: slice) -> _Rows:
-        return _Rows(
-            self.gold_id[span],
-            self.top_id[span],
-            self.steps[span],
-            self.lognorm[span],
-            self.tail_logprob[span],
-        )
-
-
 class TeacherCacheReader:
-    """Labels by passage digest. Never writes, and raises CacheError rather than guess.
+    """Labels by passage digest. Never writes to the cache, and raises CacheError rather than guess.
 
     top_k : k' <= K, None for K     temperature : any under tail="renormalise", a stored one under "bucket"
     tail : "bucket" keeps the mass outside the k' as one number, "renormalise" drops it
-    memory : rows are loaded once, on first use; False reads each passage from the store (slow, small)
+    hold : where rows are kept. "memory": read once, in this process. "map": an uncompressed file below
+        `scratch`, written once per cache and view and mapped by every process that reads it. "chunks": the
+        chunks used last. "auto": memory where the rows fit `memory_megabytes`, else a map where there is a
+        `scratch`, else chunks of so many megabytes. The labels are the same whichever it is.
 
-    Attributes: fingerprint, manifest, top_k. `vocabulary` and `is_special` are read on first use. Opening
-    touches the manifest alone, so that a data worker forked or spawned later opens the rest itself.
+    Attributes: fingerprint, manifest, view, hold (never "auto"), top_k. `vocabulary` and `is_special` are
+    read on first use. Opening touches the manifest alone, and pickling takes settings and no rows: a data
+    worker, however it starts, opens the rest itself. `prepare` before workers start leaves them only the map.
     """
 
     def __init__(
@@ -77,35 +65,63 @@ class TeacherCacheReader:
         top_k: int | None = None,
         temperature: float = 1.0,
         tail: str = "bucket",
-        memory: bool = True,
+        hold: str = "auto",
+        memory_megabytes: float = MEMORY_MEGABYTES,
+        scratch: Path | None = None,
     ) -> None:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
         self.fingerprint = self.manifest.fingerprint
         layout = self.manifest.layout
-        self.top_k = layout.top_k if top_k is None else top_k
-        self.temperature, self.tail, self._memory = float(temperature), tail, memory
-        if not 1 <= self.top_k <= layout.top_k:
+        self.view = View(layout.top_k if top_k is None else top_k, float(temperature), tail)
+        self.top_k, self.temperature, self.tail = self.view.top_k, self.view.temperature, tail
+        self._refuse_what_is_not_held()
+        self.memory_megabytes = memory_megabytes
+        self.scratch = None if scratch is None else Path(scratch).absolute()  # workers may stand elsewhere
+        self.hold = self._choose(hold)
+        self._is_map_checked = False
+
+    def _refuse_what_is_not_held(self) -> None:
+        layout, view = self.manifest.layout, self.view
+        if not 1 <= view.top_k <= layout.top_k:
             raise CacheError(
-                f"top_k {top_k} is not in 1..{layout.top_k} of cache {self.fingerprint}; lower [objective] "
-                "top_k, or build with a larger [cache] top_k"
+                f"top_k {view.top_k} is not in 1..{layout.top_k} of cache {self.fingerprint}; lower "
+                "[objective] top_k, or build with a larger [cache] top_k"
             )
-        if tail not in TAIL_POLICIES:
-            raise CacheError(f"tail {tail!r} is not one of {TAIL_POLICIES}; set [objective] tail")
+        if view.tail not in TAIL_POLICIES:
+            raise CacheError(f"tail {view.tail!r} is not one of {TAIL_POLICIES}; set [objective] tail")
         stored = ", ".join(f"{value:g}" for value in layout.temperatures)
-        if tail == "bucket" and self.temperature not in layout.temperatures:
+        if view.tail == "bucket" and view.temperature not in layout.temperatures:
             raise CacheError(
-                f"temperature {temperature:g} is not stored in cache {self.fingerprint} ({stored} are); take "
-                'one of them, or set [objective] tail = "renormalise"'
+                f"temperature {view.temperature:g} is not stored in cache {self.fingerprint} ({stored} are); "
+                'take one of them, or set [objective] tail = "renormalise"'
             )
-        if not self.temperature > 0:
-            raise CacheError(f"temperature {temperature:g} must be positive; set [objective] temperature")
+        if not view.temperature > 0:
+            raise CacheError(
+                f"temperature {view.temperature:g} must be positive; set [objective] temperature"
+            )
         receipts = [receipt.shard for receipt in self.manifest.receipts]
         if receipts != list(range(layout.num_shards)):
             raise CacheError(
                 f"{self.path}: receipts of {len(receipts)} shards, {layout.num_shards} needed; rebuild with "
                 "`bert2ctc cache build`"
             )
+
+    def _choose(self, hold: str) -> str:
+        if hold not in HOLDS:
+            raise CacheError(f"hold {hold!r} is not one of {HOLDS}; leave it out")
+        if hold == "map" and self.scratch is None:
+            raise CacheError("a memory map needs a folder; name one with BERT2CTC_SCRATCH")
+        if hold != "auto":
+            return hold
+        if self.num_bytes <= self.memory_megabytes * MEGABYTE:
+            return "memory"
+        return "chunks" if self.scratch is None else "map"
+
+    @property
+    def num_bytes(self) -> int:
+        """What every row of the view takes, uncompressed."""
+        return row_bytes(self.manifest.layout, self.view) * self.manifest.layout.num_rows
 
     def __len__(self) -> int:
         return self.manifest.layout.num_passages
@@ -114,9 +130,14 @@ class TeacherCacheReader:
         return self._index.place(digest) >= 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a spawned worker gets: the settings; it loads the arrays itself."""
-        loaded = ("_arrays", "_index", "_spans", "_rows", "vocabulary", "is_special")
+        """What a spawned worker gets: the settings; it opens the arrays itself."""
+        loaded = ("_arrays", "_index", "_spans", "_holder", "_map", "vocabulary", "is_special")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
+
+    def prepare(self) -> None:
+        """Do now what the first use would do: read the rows into memory, or write and check the map."""
+        self._holder  # noqa: B018  # a cached property
+        self._index  # noqa: B018
 
     def targets(self, digest: bytes) -> TeacherTargets:
         """The labels of one passage; CacheError where the cache does not hold it."""
@@ -127,18 +148,20 @@ class TeacherCacheReader:
                 "`bert2ctc cache build`"
             )
         start, stop = self._spans[place]
-        span = slice(int(start), int(stop))
-        rows = self._rows[span] if self._memory else self._read_rows(span)
+        return self._targets_of(self._holder.rows(slice(int(start), int(stop))))
+
+    def _targets_of(self, rows: Rows) -> TeacherTargets:
+        """Labels in memory of their own: a view would let its user change what is held."""
         logprobs = dequantise(rows.steps, self.temperature)
         if self.tail == "renormalise":
-            logprobs -= _log_mass(logprobs)[:, None]
+            logprobs -= log_mass(logprobs)[:, None]
         elif self.temperature != 1:
             logprobs -= rows.lognorm[:, None]
         return TeacherTargets(
             gold_ids=rows.gold_id.astype(np.int32),
             top_ids=rows.top_id.astype(np.int32),
             top_logprobs=logprobs,
-            tail_logprob=rows.tail_logprob.copy(),  # a view would let its user change the cache in memory
+            tail_logprob=np.array(rows.tail_logprob),
         )
 
     def require(self, digest_of: Mapping[str, bytes]) -> None:
@@ -167,12 +190,33 @@ class TeacherCacheReader:
 
     @cached_property
     def _index(self) -> DigestIndex:
-        return DigestIndex(self._arrays.read("passage/digest"))
+        return DigestIndex(self._map.digest if self.hold == "map" else self._arrays.read("passage/digest"))
 
     @cached_property
     def _spans(self) -> np.ndarray:
+        return self._map.span if self.hold == "map" else self._read_spans()
+
+    def _read_spans(self) -> np.ndarray:
         start = self._arrays.read("passage/start")
         return np.stack([start, start + self._arrays.read("passage/length")], axis=1)
+
+    @cached_property
+    def _holder(self) -> RowHolder:
+        if self.hold == "map":
+            return self._map
+        if self.hold == "memory":
+            return MemoryRows(self._arrays, self.view)
+        return ChunkRows(self._arrays, self.view, int(self.memory_megabytes * MEGABYTE))
+
+    @cached_property
+    def _map(self) -> MappedRows:
+        """Checked byte by byte once; a process that was sent a reader relies on the one that sent it."""
+        assert self.scratch is not None, "a reader that holds a map was given a folder for it"
+        path = map_path(self.scratch, self.fingerprint, self.view)
+        if not self._is_map_checked:
+            ensure_map(path, self._arrays, self.fingerprint, self.view, self._read_spans())
+            self._is_map_checked = True
+        return MappedRows(path, self.manifest.layout, self.view)
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -185,54 +229,3 @@ class TeacherCacheReader:
     def is_special(self) -> np.ndarray:
         """Bool (V,): pieces that no transcript is made of."""
         return self._arrays.read("vocabulary/is_special").astype(bool)
-
-    @cached_property
-    def _rows(self) -> _Rows:
-        """Every row, read shard by shard so that no more than one shard is held twice."""
-        layout = self.manifest.layout
-        first = self._read_rows(layout.shard_rows(0))
-        whole = _Rows(
-            *(
-                np.empty((layout.num_rows, *column.shape[1:]), column.dtype)
-                for column in (getattr(first, part.name) for part in fields(first))
-            )
-        )
-        for shard in range(layout.num_shards):
-            span = layout.shard_rows(shard)
-            rows = self._read_rows(span) if shard else first
-            for part in fields(rows):
-                getattr(whole, part.name)[span] = getattr(rows, part.name)
-        return whole
-
-    def _read_rows(self, span: slice) -> _Rows:
-        """Rows from the store, refused where any of them was never written."""
-        read, top_k, bucket = self._arrays.read, self.top_k, self.tail == "bucket"
-        layout = self.manifest.layout
-        # Only a bucket needs the columns beyond k': their mass joins the tail.
-        columns = slice(0, layout.top_k if bucket else top_k)
-        gold_id, top_id = read("row/gold_id", span), read("row/top_id", (span, slice(0, top_k)))
-        steps = read("row/top_logprob", (span, columns))
-        lognorm = np.zeros(len(gold_id), np.float32)
-        tail = np.full(len(gold_id), -np.inf, np.float32)
-        if bucket:
-            temperature = slice(*(layout.temperatures.index(self.temperature) + step for step in (0, 1)))
-            lognorm = read("row/lognorm", (span, temperature))[:, 0]
-            tail = read("row/tail_logprob", (span, temperature))[:, 0]
-        unwritten = (gold_id >= layout.vocab_size) | (top_id >= layout.vocab_size).any(axis=1)
-        unwritten |= (steps == MISSING_STEPS).any(axis=1) | np.isnan(lognorm) | np.isnan(tail)
-        if unwritten.any():
-            row = span.start + int(np.flatnonzero(unwritten)[0])
-            raise CacheError(
-                f"{self.path}: row {row} was never written; check the cache with `bert2ctc cache verify`"
-            )
-        if top_k < steps.shape[1]:
-            beyond = dequantise(steps[:, top_k:], self.temperature) - lognorm[:, None]
-            tail = np.logaddexp(tail, _log_mass(beyond))
-        return _Rows(gold_id, top_id, steps[:, :top_k], lognorm, tail)
-
-
-def _log_mass(logprobs: np.ndarray) -> np.ndarray:
-    """Log of the summed probabilities of each row, whose first is the likeliest; (n, k) -> (n,)."""
-    most = logprobs[:, 0]
-    mass: np.ndarray = most + np.log(np.exp(logprobs - most[:, None]).sum(axis=1))
-    return mass

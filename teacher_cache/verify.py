@@ -10,10 +10,12 @@ import numpy as np
 
 from teacher_cache.arrays import VOCABULARY_BYTES, CacheArrays
 from teacher_cache.errors import CacheError
-from teacher_cache.layout import ROW_ARRAYS, TABLE_ARRAYS, array_specs
+from teacher_cache.layout import ROW_ARRAYS, TABLE_ARRAYS, ArraySpec, array_specs
 from teacher_cache.records import read_manifest, read_receipts
 from teacher_cache.rows import checksum, decode, fault_of, mass_at
 from teacher_cache.schema import Manifest, Receipt, contents_sha256, fingerprint
+
+GROUPS = ("row", "passage", "vocabulary")
 
 
 def verify_cache(path: Path, *, progress: Callable[[int], object] | None = None) -> list[str]:
@@ -30,6 +32,7 @@ def verify_cache(path: Path, *, progress: Callable[[int], object] | None = None)
     faults += _shape_faults(arrays)
     if faults:
         return faults  # what follows would only repeat them, less clearly
+    faults += _stray_files(path, arrays)
     faults += _table_faults(manifest, arrays)
     for receipt in manifest.receipts:
         fault = shard_fault(arrays, receipt)
@@ -97,6 +100,29 @@ def _shape_faults(arrays: CacheArrays) -> list[str]:
         if shape != spec.shape or np.dtype(dtype) != np.dtype(spec.dtype):
             faults.append(f"{name} is {dtype} {shape}, format 1 says {spec.dtype} {spec.shape}")
     return faults
+
+
+def _stray_files(path: Path, arrays: CacheArrays) -> list[str]:
+    """Files among the arrays that no array has: of another cache, or left by a writer."""
+    specs = array_specs(arrays.layout)
+    known = {path / array / "zarr.json" for array in (*ROW_ARRAYS, *TABLE_ARRAYS)}
+    for array, spec in specs.items():
+        known |= {path / array / "c" / place for place in _places(spec)}
+    known |= {path / group / "zarr.json" for group in GROUPS}
+    vocabulary = path / VOCABULARY_BYTES / "c"  # as long as the pieces are: no layout knows how many chunks
+    return [
+        f"{file.relative_to(path)} belongs to no array"
+        for group in GROUPS
+        for file in sorted((path / group).rglob("*"))
+        if file.is_file() and file not in known and file.parent != vocabulary
+    ]
+
+
+def _places(spec: ArraySpec) -> list[str]:
+    """The names below c/ of an array's files."""
+    files = spec.shards or spec.chunks
+    counts = [-(-size // step) for size, step in zip(spec.shape, files, strict=True)]
+    return ["/".join(map(str, place)) for place in np.ndindex(*counts)]
 
 
 def _table_faults(manifest: Manifest, arrays: CacheArrays) -> list[str]:

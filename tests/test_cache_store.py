@@ -87,7 +87,7 @@ def test_renormalised_labels_take_any_temperature_and_sum_to_one(
 @pytest.mark.parametrize("tail", ["bucket", "renormalise"])
 def test_labels_read_from_the_store_equal_those_in_memory(cache: Path, plan: Plan, tail: str) -> None:
     memory = TeacherCacheReader(cache, top_k=5, tail=tail)
-    store = TeacherCacheReader(cache, top_k=5, tail=tail, memory=False)
+    store = TeacherCacheReader(cache, top_k=5, tail=tail, hold="chunks")
     for passage in plan.passages[::40]:
         same_targets(memory, store, passage.digest)
 
@@ -170,11 +170,11 @@ def test_a_worker_is_sent_settings_and_no_arrays(cache: Path, plan: Plan) -> Non
     same_targets(reader, pickle.loads(sent), plan.passages[3].digest)
 
 
-@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("hold", ["memory", "map", "chunks"])
 @pytest.mark.parametrize("damage", ["missing", "flipped", "truncated", "empty"])
 @pytest.mark.parametrize("name", ["gold_id", "top_id", "top_logprob", "lognorm", "tail_logprob"])
 def test_a_damaged_shard_is_one_line_and_never_a_label(
-    cache: Path, plan: Plan, tmp_path: Path, name: str, damage: str, memory: bool
+    cache: Path, plan: Plan, tmp_path: Path, name: str, damage: str, hold: str
 ) -> None:
     copy = shutil.copytree(cache, tmp_path / cache.name)
     place = copy / "row" / name / "c" / ("1" if name == "gold_id" else "1/0")
@@ -186,7 +186,7 @@ def test_a_damaged_shard_is_one_line_and_never_a_label(
         "truncated": lambda: place.write_bytes(content[:-9]),
         "empty": lambda: place.write_bytes(b""),
     }[damage]()
-    reader = TeacherCacheReader(copy, temperature=2.0, memory=memory)
+    reader = TeacherCacheReader(copy, temperature=2.0, hold=hold, scratch=tmp_path / "scratch")
     with pytest.raises(CacheError, match=r"cache verify|never written") as caught:
         for passage in plan.passages[::10]:
             reader.targets(passage.digest)

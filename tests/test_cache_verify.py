@@ -76,6 +76,16 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: swap(p / "row/gold_id/c/0", p / "row/gold_id/c/1"),
         "shard 0: its rows are not those of its receipt",
     ),
+    "a file of no array": (
+        lambda p: (
+            (p / "row/top_id/c/3").mkdir() or shutil.copy(p / "row/top_id/c/2/0", p / "row/top_id/c/3/0")
+        ),
+        "row/top_id/c/3/0 belongs to no array",
+    ),
+    "what a writer left": (
+        lambda p: (p / "passage/start/c/0.1f.partial").write_bytes(b""),
+        "passage/start/c/0.1f.partial belongs to no array",
+    ),
     "another gold id": (
         lambda p: rewrite(p, "row/gold_id", lambda v: put(v, v[1100] ^ 1)),
         "shard 1: its rows",
@@ -156,6 +166,41 @@ def test_a_flipped_byte_anywhere_in_the_data_is_found(cache: Path) -> None:
         assert verify_cache(cache), path
         path.write_bytes(content)
     assert verify_cache(cache) == []
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the same recipe over other passages: sound, and of as many shards."""
+    plan = plan_of(passages_named(400, seed=1), config=CacheConfig(top_k=20))
+    return make(tmp_path_factory.mktemp("older"), plan)
+
+
+@pytest.mark.parametrize("name", [*ROW_ARRAYS, "passage/digest", "passage/length"])
+def test_a_shard_of_another_cache_is_found(cache: Path, older: Path, name: str) -> None:
+    files = sorted(file for file in (cache / name / "c").rglob("*") if file.is_file())
+    shutil.copy(older / files[0].relative_to(cache), files[0])
+    assert verify_cache(cache)
+
+
+def test_a_manifest_of_another_cache_is_found(cache: Path, older: Path) -> None:
+    shutil.copy(older / "manifest.json", cache / "manifest.json")
+    assert verify_cache(cache)
+
+
+def test_an_older_manifest_of_the_same_cache_is_found(cache: Path) -> None:
+    """Of a build that was done again: equal rows, other receipts."""
+    edit(cache, lambda m: m["receipts"][2].update(seconds=9.0))
+    assert verify_cache(cache) == ["receipts/ and the manifest's receipts differ"]
+
+
+def test_a_shard_with_its_receipt_of_another_cache_is_found(cache: Path, older: Path) -> None:
+    for name in ROW_ARRAYS:
+        file = next(file for file in sorted((cache / name / "c").rglob("*")) if file.is_file())
+        shutil.copy(older / file.relative_to(cache), file)
+    shutil.copy(older / "receipts/0.json", cache / "receipts/0.json")
+    assert verify_cache(cache) == ["receipts/ and the manifest's receipts differ"]
+    shutil.copy(older / "manifest.json", cache / "manifest.json")  # then the other shards are not its own
+    assert verify_cache(cache)
 
 
 def test_a_shard_that_breaks_the_laws_is_found_though_its_receipt_agrees(sound: Path, cache: Path) -> None:

@@ -1,0 +1,106 @@
+"""How a cache that somebody else built comes in: received aside, verified whole, published by one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from teacher_cache.catalogue import building_path, lock_path
+from teacher_cache.contents import BLOCK_BYTES, Contents, Count, FileFacts
+from teacher_cache.errors import CacheError
+from teacher_cache.lock import BuildLock
+from teacher_cache.publish import publish_as_it_is
+from teacher_cache.records import read_manifest
+from teacher_cache.remote import Incoming
+from teacher_cache.verify import verify_cache
+
+ARRIVING_SUFFIX = ".arriving"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A published cache; is_new is False where it was there already and was left alone."""
+
+    path: Path
+    fingerprint: str
+    is_new: bool
+
+
+def land(root: Path, contents: Contents, source: str, receive: Callable[[Path], None], say: Say) -> Arrival:
+    """Let `receive` fill a folder with the files of `contents`, verify the cache and publish it.
+
+    An equal fingerprint that is published already is left alone, and `receive` is not called. Raises
+    CacheError, and leaves nothing behind, where anything is wrong; only a killed process leaves a folder
+    that `cache gc` lists.
+    """
+    target = root / contents.fingerprint
+    if target.exists():
+        return _there_already(target, say)
+    require_space(root, contents.total_bytes)
+    with BuildLock(lock_path(root, contents.fingerprint), say):
+        if target.exists():  # published while this process waited for its turn
+            return _there_already(target, say)
+        aside = building_path(root, f"{contents.fingerprint}.{os.getpid()}{ARRIVING_SUFFIX}")
+        try:
+            aside.mkdir()
+            receive(aside)
+            _require_sound(aside, contents.fingerprint, source)
+            publish_as_it_is(aside, target)
+        except OSError as error:
+            raise CacheError(
+                f"{aside}: cannot write ({error.strerror or error}); see the disk's space and permissions, "
+                "then try again"
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return Arrival(target, contents.fingerprint, is_new=True)
+
+
+def receive_file(incoming: Incoming, file: Path, facts: FileFacts, source: str, count: Count) -> None:
+    """Write one file of exactly the stated bytes; CacheError where its sha256 is another one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sha256, left = hashlib.sha256(), facts.bytes
+    with file.open("xb") as stream:
+        while left:
+            block = incoming.exactly(min(left, BLOCK_BYTES))
+            sha256.update(block)
+            stream.write(block)
+            left -= len(block)
+            count(len(block))
+    if sha256.hexdigest() != facts.sha256:
+        raise CacheError(
+            f"{source}: {file.name} of {file.parent.name}/ is damaged (its sha256 is another one); nothing "
+            "was published; fetch it again"
+        )
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """CacheError where the disk of `folder`, which need not exist yet, has less than that free."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise CacheError(
+            f"{folder}: {num_bytes / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free; free some, or "
+            "name another place"
+        )
+
+
+def _there_already(target: Path, say: Say) -> Arrival:
+    fingerprint = read_manifest(target).fingerprint
+    say(f"{target} is published already; left as it is")
+    return Arrival(target, fingerprint, is_new=False)
+
+
+def _require_sound(folder: Path, fingerprint: str, source: str) -> None:
+    faults = verify_cache(folder)
+    if not faults and read_manifest(folder).fingerprint != fingerprint:
+        faults = [f"it is cache {read_manifest(folder).fingerprint}, and calls itself {fingerprint}"]
+    if faults:
+        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+        raise CacheError(f"{source}: {faults[0]}{more}; nothing was published; ask for a sound copy")
