@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from pipeline.config import ExperimentConfig
+from pipeline.config import ExperimentConfig, load_config
 from pipeline.console import Report, say, table
+from pipeline.errors import PipelineError
+from pipeline.quality_plot import plot_mass
 from pipeline.roots import Roots
 from pipeline.stages import prepared_folder
 from pipeline.teacher_stages import teacher_folder
 from pipeline.text import normaliser_identity
 from student.manifest import read_manifest
 from teacher_cache import store
+from teacher_cache.passages import passages_of
 from teacher_cache.progress import progress
 
 _MASS_AT = ("1", "4", "8", "16", "32", "64")
@@ -73,23 +77,61 @@ def list_teacher_caches(roots: Roots) -> Report:
     )
 
 
-def describe_cache(reference: str, roots: Roots) -> Report:
-    """What one cache holds."""
+def describe_cache(reference: str, roots: Roots, plot: Path | None = None) -> Report:
+    """What one cache holds; `plot` names an image file for the mass kept over K."""
     described = store.describe(store.resolve(roots.cache, reference))
-    return Report(described, _facts(described))
+    lines = _facts(described)
+    if plot is not None:
+        plot_mass(described["quality"], described["fingerprint"], plot)
+        lines = [*lines, f"plot: {plot}"]
+    return Report(described, lines)
 
 
-def verify_teacher_cache(reference: str, roots: Roots) -> Report:
-    """Every fault of a cache; none is a good answer."""
+def verify_teacher_cache(
+    reference: str, roots: Roots, recompute: str | None = None, config_name: str = ""
+) -> Report:
+    """Every fault of a cache; none is a good answer.
+
+    recompute : share of the config's passages to score again with its teacher, "0.1%" or "0.001"
+    """
     from teacher_cache.verify import verify_cache
 
     path = store.resolve(roots.cache, reference)
     started = time.monotonic()
     with progress("verifying", total=store.read_manifest(path).layout.num_shards, unit="shards") as advance:
         faults = verify_cache(path, progress=advance)
-    result = {"path": str(path), "faults": faults, "seconds": time.monotonic() - started}
     told = faults or [f"{path}: every row, table and receipt is as it was written"]
-    return Report(result, told)
+    result: dict[str, Any] = {"path": str(path), "faults": faults}
+    if recompute is not None and not faults:
+        result["recomputed"], line = _recomputed(path, load_config(config_name, ()), roots, _share(recompute))
+        result["faults"] = list(result["recomputed"]["faults"])
+        told = [*told, *result["faults"], line]
+    return Report(result | {"seconds": time.monotonic() - started}, told)
+
+
+def _recomputed(
+    path: Path, config: ExperimentConfig, roots: Roots, share: float
+) -> tuple[dict[str, Any], str]:
+    from student.device import choose_device
+    from teacher_cache.recompute import recompute_cache
+
+    prepared = prepared_folder(config, roots)
+    splits = [read_manifest(prepared / f"{name}.jsonl") for name in config.build.splits]
+    passages = [passage for entries in splits for passage in passages_of(entries, config.cache)]
+    device = choose_device(config.student.trainer.device).type
+    report = recompute_cache(path, teacher_folder(config, roots), passages, share, device=device)
+    line = (
+        f"{report.passages:,} passages ({report.rows:,} rows) scored again: the largest error of a "
+        f"log-probability is {report.largest_error:.1e}, {report.allowed:.1e} is allowed"
+    )
+    return asdict(report), line
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise PipelineError(f"--recompute {text!r} is no share; try --recompute 0.1%") from None
 
 
 def remove_teacher_cache(fingerprint: str, roots: Roots) -> Report:

@@ -46,24 +46,29 @@ def list_all(roots: Roots, as_json: bool) -> None:
 
 @cache.command("info")
 @click.argument("reference")
+@click.option("--plot", type=click.Path(path_type=Path), help="draw the mass kept over K: .png, .svg or .pdf")
 @with_roots("cache")
 @json_option
-def info(reference: str, roots: Roots, as_json: bool) -> None:
+def info(reference: str, plot: Path | None, roots: Roots, as_json: bool) -> None:
     """What a cache holds: teacher, policy, counts, quality. REFERENCE is a fingerprint, a name or a path."""
     from pipeline.cache_stages import describe_cache
 
-    emit(describe_cache(reference, roots), as_json)
+    emit(describe_cache(reference, roots, plot), as_json)
 
 
 @cache.command("verify")
 @click.argument("reference")
-@with_roots("cache")
+@click.option("--recompute", metavar="FRACTION", help="score a random sample again, as 0.1% or 0.001")
+@click.option(
+    "--config", default="", help="whose texts and teacher; default: REFERENCE, where it is a config"
+)
+@with_roots("data", "cache", "runs")
 @json_option
-def verify(reference: str, roots: Roots, as_json: bool) -> None:
+def verify(reference: str, recompute: str | None, config: str, roots: Roots, as_json: bool) -> None:
     """Check every stored row against its receipt; exit code 1 where a fault is found."""
     from pipeline.cache_stages import verify_teacher_cache
 
-    report = verify_teacher_cache(reference, roots)
+    report = verify_teacher_cache(reference, roots, recompute, config or reference)
     emit(report, as_json)
     if report.result["faults"]:
         raise SystemExit(1)

@@ -57,9 +57,12 @@ for name in ("effective", "permitted"):  # root's right to write where the mode 
 assert libc.capset(ctypes.byref(header), sets) == 0
 """
 CLOCK_JUMPS = """
-import itertools, time
-real, calls = time.time, itertools.count()
-time.time = lambda: real() + (3600, -7200, 0)[next(calls) // 40 % 3]
+import time
+real, monotonic, started = time.time, time.monotonic, time.monotonic()
+def jumping():  # an hour forward, in driver and workers alike
+    seconds = monotonic() - started
+    return real() + (0 if seconds < 4 else 3600)
+time.time = jumping
 """
 
 

@@ -20,7 +20,7 @@ from distributed import Client
 from test_cache_kills import driven_request
 
 from teacher_cache.build import build_cache
-from teacher_cache.engine import connected, package_versions, refuse_other_versions
+from teacher_cache.engine import WORKER_ENVIRONMENT, connected, package_versions, refuse_other_versions
 from teacher_cache.errors import CacheError
 from teacher_cache.verify import verify_cache
 
@@ -131,6 +131,14 @@ def test_workers_of_other_versions_are_refused_before_the_first_task(scheduler: 
         refuse_other_versions(client, package_versions())
         with pytest.raises(CacheError, match=r"worker tcp://\S+ has torch \S+ there, 1.0 here; install"):
             refuse_other_versions(client, package_versions() | {"torch": "1.0"})
+
+
+def test_workers_keep_freed_memory_for_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WORKER_ENVIRONMENT:  # a variable of the user's own would hold, and so would another cluster's
+        monkeypatch.delenv(name, raising=False)
+    with connected("", 1) as client:
+        (environment,) = client.run(lambda: dict(os.environ)).values()
+    assert environment.items() >= WORKER_ENVIRONMENT.items()
 
 
 def test_a_scheduler_without_workers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
