@@ -68,7 +68,7 @@ def _plain_lines(title: str, total: float, unit: str) -> Advance:
         now = time.monotonic()
         if now - last_line >= PLAIN_LINE_SECONDS or (done >= total and done - amount < total):
             last_line = now
-            left = (now - started) * (total - done) / done if done else 0.0
+            left = (now - started) * max(total - done, 0) / done if done else 0.0
             line = (
                 f"{title}: {done:,.0f}/{total:,.0f} {unit}, {now - started:.0f} s elapsed, {left:.0f} s left"
             )
