@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs.numcodecs import Delta
+from zarr.errors import ZarrUserWarning
 
 from teacher_cache.errors import CacheError
 from teacher_cache.layout import ArraySpec, Layout, array_specs, table_spec
@@ -88,7 +91,8 @@ class CacheArrays:
     def array(self, name: str) -> Any:
         """The Zarr array itself, opened once."""
         if name not in self._arrays:
-            self._arrays[name] = self._group[name]
+            with _known_codecs():
+                self._arrays[name] = self._group[name]
         return self._arrays[name]
 
 
@@ -99,18 +103,31 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec, overwrite: bool
         shuffle="shuffle" if spec.shuffle else "noshuffle",
         typesize=np.dtype(spec.dtype).itemsize,
     )
-    group.create_array(
-        name,
-        shape=spec.shape,
-        dtype=spec.dtype,
-        chunks=spec.chunks,
-        shards=spec.shards,
-        fill_value=spec.fill,
-        compressors=[compressor, Crc32cCodec()],  # the checksum makes a flipped byte an error, not a label
-        overwrite=overwrite,
-        # Without it a chunk that equals the fill value is left out, and looks like a lost one.
-        config={"write_empty_chunks": True},
-    )
+    with _known_codecs():
+        group.create_array(
+            name,
+            shape=spec.shape,
+            dtype=spec.dtype,
+            chunks=spec.chunks,
+            shards=spec.shards,
+            fill_value=spec.fill,
+            filters=[Delta(dtype=spec.dtype)] if spec.delta else None,
+            compressors=[
+                compressor,
+                Crc32cCodec(),
+            ],  # the checksum makes a flipped byte an error, not a label
+            overwrite=overwrite,
+            # Without it a chunk that equals the fill value is left out, and looks like a lost one.
+            config={"write_empty_chunks": True},
+        )
+
+
+@contextmanager
+def _known_codecs() -> Iterator[None]:
+    """Zarr warns of numcodecs' filters, which version 3 of its format does not name; this one is ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Numcodecs codecs are not in the Zarr version 3", ZarrUserWarning)
+        yield
 
 
 @contextmanager

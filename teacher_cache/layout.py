@@ -91,6 +91,7 @@ class ArraySpec:
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
     shuffle: bool = False  # bytes, before zstd: pays for log-probs, not for ids
+    delta: bool = False  # differences along a chunk's rows, before that: pays where a row descends
 
     @property
     def fill(self) -> int | float:
@@ -107,7 +108,7 @@ def array_specs(layout: Layout) -> dict[str, ArraySpec]:
     def row_column(dtype: str, shuffle: bool) -> ArraySpec:
         return ArraySpec(shape=(rows,), dtype=dtype, chunks=(CHUNK_ROWS,), shards=(shard,), shuffle=shuffle)
 
-    def row_table(columns: int, dtype: str, shuffle: bool) -> ArraySpec:
+    def row_table(columns: int, dtype: str, shuffle: bool, delta: bool = False) -> ArraySpec:
         chunk_columns = min(columns, CHUNK_COLUMNS)
         shard_columns = -(-columns // chunk_columns) * chunk_columns  # one shard file spans every column
         return ArraySpec(
@@ -116,6 +117,7 @@ def array_specs(layout: Layout) -> dict[str, ArraySpec]:
             chunks=(CHUNK_ROWS, chunk_columns),
             shards=(shard, shard_columns),
             shuffle=shuffle,
+            delta=delta,
         )
 
     temperatures = len(layout.temperatures)
@@ -123,7 +125,7 @@ def array_specs(layout: Layout) -> dict[str, ArraySpec]:
         "row/gold_id": row_column(layout.id_dtype, False),
         "row/gold_logprob": row_column("<f4", True),
         "row/top_id": row_table(layout.top_k, layout.id_dtype, False),
-        "row/top_logprob": row_table(layout.top_k, "<u2", True),
+        "row/top_logprob": row_table(layout.top_k, "<u2", True, delta=True),
         "row/lognorm": row_table(temperatures, "<f4", True),
         "row/tail_logprob": row_table(temperatures, "<f4", True),
         "passage/start": table_spec((passages,), "<i8"),
