@@ -12,8 +12,8 @@ BERT2CTC := $(VENV)/bin/bert2ctc
 # The stamp carries a digest of what it was installed from: file times decide nothing.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt Makefile | cksum | tr ' ' '-')
 OVERRIDES = $(foreach override,$(SET),--set '$(override)')
-# One process a GPU; torchrun names the ranks, and the first of them writes.
-RANKS = $(if $(filter-out 1,$(GPUS)),$(VENV)/bin/torchrun --standalone --nproc-per-node $(GPUS) --no-python)
+# One process a GPU: torchrun starts them.
+RANKS = $(if $(filter-out 1,$(GPUS)),--gpus $(GPUS))
 RUN_OPTION = $(if $(RUN),--run-dir '$(RUN)')
 
 .DEFAULT_GOAL := help
@@ -59,7 +59,7 @@ teacher-cache: $(STAMP) ## score every token of every transcript once, into the 
 	$(BERT2CTC) cache build '$(CONFIG)' $(OVERRIDES)
 
 train: $(STAMP) ## train a student against the cache, without the teacher; GPUS=N uses N of them
-	$(RANKS) $(BERT2CTC) train '$(CONFIG)' $(RUN_OPTION) $(OVERRIDES)
+	$(BERT2CTC) train '$(CONFIG)' $(RANKS) $(RUN_OPTION) $(OVERRIDES)
 
 evaluate: $(STAMP) ## word error rates of a trained student, greedy CTC
 	$(BERT2CTC) evaluate '$(if $(RUN),$(RUN),$(CONFIG))'

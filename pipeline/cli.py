@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,13 @@ def teacher_train(config: str, overrides: tuple[str, ...], roots: Roots, as_json
 @set_option
 @click.option("--run-dir", type=click.Path(path_type=Path), help="default: <runs root>/<config name>")
 @click.option(
-    "--cache", "cache_reference", default="", help="a fingerprint, a name or a path; default: the config's"
+    "--cache",
+    "cache_reference",
+    default="",
+    help="a fingerprint, a name, a path, or a URL to pull it from first; default: the config's",
 )
 @click.option("--dry-run", is_flag=True, help="parameters, memory, steps, hours and disk, from a few steps")
+@click.option("--gpus", "num_ranks", default=1, show_default=True, help="processes, started by torchrun")
 @with_roots("data", "cache", "runs")
 @json_option
 def train(
@@ -105,10 +110,15 @@ def train(
     run_dir: Path | None,
     cache_reference: str,
     dry_run: bool,
+    num_ranks: int,
     roots: Roots,
     as_json: bool,
 ) -> None:
     """Train the student of CONFIG against a finished teacher cache; the teacher itself is not needed."""
+    from pipeline.launch import is_rank, launch_ranks
+
+    if num_ranks != 1 and not dry_run and not is_rank():
+        raise SystemExit(launch_ranks(sys.argv[1:], num_ranks))  # each rank finds --gpus again, and its place
     from pipeline.config import load_config
     from pipeline.dry_run_stage import plan_training
     from pipeline.stages import train_student

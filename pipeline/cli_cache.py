@@ -147,7 +147,7 @@ def push(reference: str, url: str, roots: Roots, as_json: bool) -> None:
 @with_roots("cache")
 @json_option
 def pull(url: str, name: str, roots: Roots, as_json: bool) -> None:
-    """Verify and publish the cache below the prefix URL."""
+    """Verify and publish the cache that `push` sent to URL (https:// too); an unfinished pull goes on."""
     from pipeline.share_stages import pull_teacher_cache
 
     emit(pull_teacher_cache(url, name, roots), as_json)

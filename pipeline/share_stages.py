@@ -46,8 +46,9 @@ def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
 
 def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
     """A verified cache below a prefix of an object store."""
-    from teacher_cache.object_store import push_cache
+    from teacher_cache.object_store import push_cache, require_writable
 
+    require_writable(url)  # said before minutes are spent on verifying
     path, started = _sound(reference, roots), time.monotonic()
     with _megabytes("pushing", 2 * _bytes_of(path)) as count:
         pushed = push_cache(path, url, count)
@@ -57,11 +58,32 @@ def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
 
 
 def pull_teacher_cache(url: str, name: str, roots: Roots) -> Report:
-    """The cache below a prefix, published."""
-    from teacher_cache.object_store import pull_cache
+    """The cache below a prefix, published; an interrupted pull goes on."""
+    from teacher_cache.pull import pull_cache
 
     arrival = pull_cache(url, roots.cache, say, partial(_megabytes, "pulling"))
     return _arrived(arrival, name, roots)
+
+
+def fetch_for_run(url: str, roots: Roots, run_dir: Path, started_with: str) -> Path:
+    """The cache below a prefix, published below the cache root if it was not.
+
+    started_with : the fingerprint that the run is held to, "" in a new run
+    Raises PipelineError, before anything is fetched, where the prefix holds another one.
+    """
+    from teacher_cache.object_store import remote_contents
+    from teacher_cache.remote import shown
+
+    fingerprint = remote_contents(url).fingerprint
+    if started_with and fingerprint != started_with:
+        raise PipelineError(
+            f"{run_dir}: began with cache {started_with}, and {shown(url)} holds {fingerprint}; name the "
+            "run's own with --cache, or start a new run with RUN="
+        )
+    report = pull_teacher_cache(url, "", roots)
+    for line in report.lines if report.result["is_new"] else []:
+        say(str(line))
+    return Path(report.result["path"])
 
 
 def _sound(reference: str, roots: Roots) -> Path:

@@ -86,11 +86,13 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
     """
     from student.ranks import joined_ranks  # PyTorch loads only for the commands that need it
     from student.trainer import train
+    from teacher_cache.remote import is_url
 
     with joined_ranks(config.student.trainer.device) as ranks:
         if not ranks.is_first:
-            ranks.wait()  # until the first has claimed the folder
-            train(training_job(config, roots, run_dir, cache_reference), ranks)
+            ranks.wait()  # until the first has claimed the folder and noted the cache that it fetched
+            reference = "" if is_url(cache_reference) else cache_reference
+            train(training_job(config, roots, run_dir, reference), ranks)
             raise SystemExit(0)
         job = training_job(config, roots, run_dir, cache_reference)
         cache = "" if job.cache_path is None else job.cache_path.name
@@ -149,13 +151,18 @@ def _quiet_for(prepared: Path) -> AbstractContextManager[None]:
 
 
 def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, reference: str) -> Path | None:
-    """The cache that the run began with, else the one asked for, else the one of the config's name."""
-    if not config.student.objective.uses_attention:
+    """The cache asked for, pulled first from a URL, else the run's own, else the one of the config's name."""
+    if not config.student.objective.uses_branch:
         return None
     from student.run_cache import refuse_another_cache
+    from teacher_cache.remote import is_url
     from teacher_cache.store import read_manifest, resolve
 
     started_with = (read_record(run_dir) or {}).get("cache", "")
+    if is_url(reference):
+        from pipeline.share_stages import fetch_for_run
+
+        return fetch_for_run(reference, roots, run_dir, started_with)
     if not (reference or started_with) and not (roots.cache / "names" / config.name).is_file():
         raise PipelineError(
             f"no teacher cache for config {config.name!r} below {roots.cache}; "

@@ -6,7 +6,6 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from student.attention import attend
 from student.config import DecoderConfig
@@ -33,7 +32,7 @@ class AttentionDecoder(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, piece_inputs: Tensor, hidden: Tensor, frame_lengths: Tensor) -> Tensor:
-        """Logits (B, U + 1, num_pieces) of the piece that follows each input.
+        """States (B, U + 1, D) whose projection scores the piece that follows each input.
 
         piece_inputs : int64 (B, U + 1)     hidden : (B, T', D)     frame_lengths : int64 (B,)
         """
@@ -44,7 +43,18 @@ class AttentionDecoder(nn.Module):
         x = self.dropout(x + _sinusoids(piece_inputs.shape[1], x))
         for block in self.blocks:
             x = block(x, hidden, mask)
-        return functional.linear(self.norm(x), self.embedding.weight[: self.num_pieces], self.bias)
+        states: Tensor = self.norm(x)
+        return states
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Weights of the projection, (num_pieces, D)."""
+        return self.embedding.weight[: self.num_pieces]
+
+    @property
+    def output_bias(self) -> Tensor:
+        """Biases of the projection, (num_pieces,)."""
+        return self.bias
 
 
 class DecoderBlock(nn.Module):

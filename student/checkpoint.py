@@ -38,7 +38,7 @@ __all__ = [
     "step_path",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,8 @@ class Checkpoint:
     epoch, step_in_epoch : the sampler's next position     bad_steps_in_row : skipped just before
     optimiser : state dict, empty in a finished model     units_model : bytes of the SentencePiece model
     pieces : the teacher's ids that the decoders know, None without decoders
-    totals : of the whole run so far: skipped_steps, seconds, audio_seconds
+    totals : of the whole run so far: skipped_steps, seconds, audio_seconds, data_wait_seconds
+    loss_scale : state of the gradient scaler, empty unless precision is float16
     """
 
     config: StudentConfig
@@ -60,6 +61,7 @@ class Checkpoint:
     step_in_epoch: int
     bad_steps_in_row: int
     totals: Mapping[str, float]
+    loss_scale: Mapping[str, float]
     units_model: bytes
     pieces: tuple[int, ...] | None
     cache_fingerprint: str

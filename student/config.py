@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 TAIL_POLICIES = ("bucket", "renormalise")
-PRECISIONS = ("auto", "float32", "bfloat16")
+BRANCHES = ("attention", "alignment")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -63,7 +64,7 @@ class ConformerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """The attention decoders that training throws away."""
+    """The decoders that training throws away; under branch = "alignment" an output layer is all of one."""
 
     num_layers: int = 2
     num_heads: int = 4
@@ -71,19 +72,28 @@ class DecoderConfig:
     dropout: float = 0.1
     shared: bool = True  # one decoder for every tap, or one per tap
     min_count: int = 10  # a piece outside the transcripts needs so many places in the cache's top k
+    logits_megabytes: float = 64.0  # no tensor over (positions, pieces) is larger; more positions wait
+
+    def __post_init__(self) -> None:
+        if self.logits_megabytes <= 0:
+            raise ValueError(f"logits_megabytes {self.logits_megabytes} must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
-    """L = c CTC + (1 - c) attention; see docs and `student.objective` for the whole formula.
+    """L = c CTC + (1 - c) branch; see `student.objective` for the whole formula.
 
     ctc_weight c; intermediate_ctc_weight w; distillation_weight a
-    attention_on_taps : decoders on the taps too (interAED), or on the final layer alone
+    branch : who learns the teacher's pieces: "attention" decoders (interAED), or, as the control, a CTC
+        head over the pieces, distilled at the frames of its forced alignment (Futami et al. 2022,
+        arXiv 2209.02030)
+    branch_on_taps : it listens to the taps too, or to the final layer alone
     """
 
     ctc_weight: float = 0.3
     intermediate_ctc_weight: float = 0.5
-    attention_on_taps: bool = True
+    branch: str = "attention"
+    branch_on_taps: bool = True
     distillation_weight: float = 0.3
     top_k: int = 16
     temperature: float = 1.0
@@ -96,20 +106,31 @@ class ObjectiveConfig:
                 raise ValueError(f"{name} {getattr(self, name)} must lie in 0..1")
         if self.ctc_weight == 0:
             raise ValueError("ctc_weight 0 leaves nothing to decode with; use a small positive weight")
+        if self.ctc_weight == 1 and self.distillation_weight > 0:
+            raise ValueError(
+                f"distillation_weight {self.distillation_weight} has no decoder to act on: ctc_weight is 1; "
+                "set objective.distillation_weight=0 or lower objective.ctc_weight"
+            )
+        if self.intermediate_ctc_weight == 1:
+            raise ValueError("intermediate_ctc_weight 1 leaves the final layer untrained; stay below 1")
+        if self.branch not in BRANCHES:
+            raise ValueError(f"branch {self.branch!r} is not one of {BRANCHES}")
+        if self.branch == "alignment" and self.distillation_weight == 1:
+            raise ValueError("distillation_weight 1 leaves the alignment head untrained; stay below 1")
         if self.tail not in TAIL_POLICIES:
             raise ValueError(f"tail {self.tail!r} is not one of {TAIL_POLICIES}")
         if self.top_k < 1 or self.temperature <= 0:
             raise ValueError(f"top_k {self.top_k} and temperature {self.temperature} must be positive")
 
     @property
-    def uses_attention(self) -> bool:
+    def uses_branch(self) -> bool:
         """True where any decoder is trained."""
         return self.ctc_weight < 1
 
     @property
     def uses_teacher(self) -> bool:
         """True where the cached distributions are read."""
-        return self.uses_attention and self.distillation_weight > 0
+        return self.uses_branch and self.distillation_weight > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +145,8 @@ class TrainerConfig:
     final_learning_rate_fraction: float = 0.02  # cosine decay ends here
     weight_decay: float = 1e-2
     gradient_clip: float = 5.0
-    precision: str = "auto"  # bfloat16 where the machine has it
+    precision: str = "auto"  # bfloat16 where the machine has it; float16 scales the loss, on CUDA alone
+    compile: bool = False  # blocks by torch.compile: minutes once, faster steps on a GPU
     device: str = "auto"
     seed: int = 1
     data_workers: int = 0
@@ -169,3 +191,14 @@ class StudentConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        objective, taps = self.objective, self.conformer.taps
+        wants_taps = {
+            "objective.intermediate_ctc_weight": objective.intermediate_ctc_weight > 0,
+            "objective.branch_on_taps": objective.uses_branch and objective.branch_on_taps,
+            "conformer.self_conditioning": self.conformer.self_conditioning,
+        }
+        for key, is_wanted in wants_taps.items():
+            if is_wanted and not taps:
+                raise ValueError(f"{key} needs conformer.taps, which names none; name some or switch it off")

@@ -55,10 +55,16 @@ def nvidia_gpu_present() -> bool:
 def choose_precision(name: str, device: torch.device) -> Precision:
     """The number format of a config value: "auto" takes bfloat16 where the machine computes in it.
 
-    Raises StudentError where bfloat16 is asked for and would be emulated.
+    Raises StudentError where bfloat16 or float16 is asked for and would be emulated.
     """
     if name == "float32":
         return Precision(torch.float32, "float32, as asked")
+    if name == "float16":
+        if device.type != "cuda":
+            raise StudentError(
+                f"precision float16: for CUDA GPUs, this is a {device.type}; set trainer.precision=auto"
+            )
+        return Precision(torch.float16, "float16 with a scaled loss, as asked")
     units = bfloat16_units(device)
     if units:
         return Precision(torch.bfloat16, f"bfloat16 ({units})")

@@ -21,10 +21,10 @@ def ctc_loss(logits: Tensor, frame_lengths: Tensor, units: Tensor, unit_lengths:
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """Cross-entropy against (1 - s) of the target and s spread evenly over all V outputs, in nats, summed.
 
-    logits : (B, U, V)     targets : int64 (B, U), -100 as padding
+    logits : (..., V)     targets : int64 (...), -100 as padding
     """
     return functional.cross_entropy(
-        logits.float().flatten(0, 1),
+        logits.float().flatten(0, -2),
         targets.flatten(),
         ignore_index=-100,
         reduction="sum",
@@ -42,14 +42,26 @@ def distillation_loss(
 ) -> Tensor:
     """T^2 KL(teacher || student) in nats, summed over tokens, the teacher known by its top k and a tail.
 
-    logits : (B, U, V)     top_indices : int64 (B, U, k)     mask : bool (B, U), True on real tokens
-    top_logprobs : (B, U, k), the teacher's at this temperature; -inf: no candidate, contributes 0
-    tail_logprob : (B, U), the teacher's mass elsewhere, compared as one bucket with the student's mass
-        on all its other outputs; None renormalises the teacher over its candidates instead
-    The student is always normalised over all V. T^2 keeps gradients on the scale of the hard
-    labels' (Hinton et al. 2015, section 2). 0 with a live graph where the mask is empty.
+    mask : bool (...), True on real tokens; the others as `distillation_divergence` takes them
+    T^2 keeps gradients on the scale of the hard labels' (Hinton et al. 2015, section 2). 0 with a live
+    graph where the mask is empty.
     """
-    scaled = logits.float() / temperature
+    divergence = distillation_divergence(logits / temperature, top_indices, top_logprobs, tail_logprob)
+    return temperature**2 * divergence.masked_fill(~mask, 0.0).sum()
+
+
+def distillation_divergence(
+    scaled: Tensor, top_indices: Tensor, top_logprobs: Tensor, tail_logprob: Tensor | None
+) -> Tensor:
+    """KL(teacher || student) of each position, in nats, float32 (...).
+
+    scaled : (..., V), the student's logits over the temperature     top_indices : int64 (..., k)
+    top_logprobs : (..., k), the teacher's at this temperature; -inf: no candidate, contributes 0
+    tail_logprob : (...), the teacher's mass elsewhere, compared as one bucket with the student's mass
+        on all its other outputs; None renormalises the teacher over its candidates instead
+    The student is always normalised over all V.
+    """
+    scaled = scaled.float()
     is_candidate = top_logprobs > -torch.inf
     student_top = scaled.gather(-1, top_indices).masked_fill(~is_candidate, -torch.inf)
     if tail_logprob is None:
@@ -63,8 +75,8 @@ def distillation_loss(
         student = torch.cat((student_top, student_tail), dim=-1).log_softmax(-1)
     has_mass = teacher > -torch.inf
     difference = teacher.masked_fill(~has_mass, 0.0) - student.masked_fill(~has_mass, 0.0)
-    divergence = (teacher.exp() * difference).sum(-1)
-    return temperature**2 * divergence.masked_fill(~mask, 0.0).sum()
+    divergence: Tensor = (teacher.exp() * difference).sum(-1)
+    return divergence
 
 
 def _renormalised(logprobs: Tensor) -> Tensor:

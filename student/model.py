@@ -7,23 +7,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from student.alignment import AlignmentHead
 from student.attention_decoder import AttentionDecoder
 from student.config import StudentConfig
 from student.conformer import Conformer, EncoderOutput
 from student.errors import StudentError
 from student.features import LogMel
+from student.piece_losses import PieceScores
 
 
 class StudentOutput(NamedTuple):
     """What a forward pass yields, by layer (1-based; the final layer is `num_layers`).
 
     ctc_logits : (B, T', num_units) of the final layer, and of the taps where they are trained by CTC
-    decoder_logits : (B, U + 1, num_pieces); empty where no piece inputs were given
+    piece_scores : what the decoders say of the teacher's pieces, before the projection; empty where no
+        piece inputs were given
     frame_lengths : int64 (B,), frames of 40 ms
     """
 
     ctc_logits: dict[int, Tensor]
-    decoder_logits: dict[int, Tensor]
+    piece_scores: dict[int, PieceScores]
     frame_lengths: Tensor
 
 
@@ -31,7 +34,7 @@ class Bert2CTC(nn.Module):
     """Log-mel features, Conformer, one CTC head for every tap, and decoders that only training uses.
 
     num_units : CTC outputs, blank included (id 0)
-    num_pieces : outputs of the attention decoders, <eos> included; None builds no decoder
+    num_pieces : outputs of the decoders, <eos> (or blank) included; None builds no decoder
     """
 
     def __init__(self, config: StudentConfig, num_units: int, num_pieces: int | None) -> None:
@@ -43,11 +46,9 @@ class Bert2CTC(nn.Module):
         self.ctc_head = nn.Linear(width, num_units)
         self.condition = nn.Linear(num_units, width) if config.conformer.self_conditioning else None
         self.decoders = nn.ModuleDict()
-        if num_pieces is not None and config.objective.uses_attention:
+        if num_pieces is not None and config.objective.uses_branch:
             names = ["shared"] if config.decoder.shared else [str(layer) for layer in self.decoded_layers]
-            self.decoders.update(
-                {name: AttentionDecoder(config.decoder, width, num_pieces) for name in names}
-            )
+            self.decoders.update({name: _decoder(config, num_pieces) for name in names})
 
     @property
     def ctc_layers(self) -> tuple[int, ...]:
@@ -57,8 +58,8 @@ class Bert2CTC(nn.Module):
 
     @property
     def decoded_layers(self) -> tuple[int, ...]:
-        """Layers that an attention decoder listens to, final one last."""
-        taps = self.config.conformer.taps if self.config.objective.attention_on_taps else ()
+        """Layers that a decoder listens to, final one last."""
+        taps = self.config.conformer.taps if self.config.objective.branch_on_taps else ()
         return (*taps, self.config.conformer.num_layers)
 
     def forward(
@@ -71,8 +72,8 @@ class Bert2CTC(nn.Module):
         """
         encoded = self.encode(features, frame_lengths)
         ctc_logits = {layer: self.ctc_logits(encoded.hidden[layer]) for layer in self.ctc_layers}
-        decoder_logits = {} if piece_inputs is None else self.decode(encoded, piece_inputs)
-        return StudentOutput(ctc_logits, decoder_logits, encoded.frame_lengths)
+        piece_scores = {} if piece_inputs is None else self.decode(encoded, piece_inputs)
+        return StudentOutput(ctc_logits, piece_scores, encoded.frame_lengths)
 
     def encode(self, features: Tensor, frame_lengths: Tensor) -> EncoderOutput:
         """Hidden states of the taps and the final layer, (B, T', model_dim) each."""
@@ -85,25 +86,38 @@ class Bert2CTC(nn.Module):
         logits: Tensor = self.ctc_head(hidden)
         return logits
 
-    def decode(self, encoded: EncoderOutput, piece_inputs: Tensor) -> dict[int, Tensor]:
-        """Teacher-forced decoder logits by layer, (B, U + 1, num_pieces).
+    def decode(self, encoded: EncoderOutput, piece_inputs: Tensor) -> dict[int, PieceScores]:
+        """What the decoders say by layer, states (B, U + 1, D), or (B, T', D) of an alignment head.
 
-        A shared decoder runs once, over the layers stacked along the batch.
+        A shared attention decoder runs once, over the layers stacked along the batch.
         """
         if not self.decoders:
             raise StudentError("this model has no decoders; train it with objective.ctc_weight below 1")
         layers = self.decoded_layers
-        if not self.config.decoder.shared:
-            return {
-                layer: self.decoders[str(layer)](piece_inputs, encoded.hidden[layer], encoded.frame_lengths)
-                for layer in layers
+        decoders = {layer: self._decoder_of(layer) for layer in layers}
+        if self.config.objective.branch == "alignment":
+            states = {layer: encoded.hidden[layer] for layer in layers}
+        elif self.config.decoder.shared:
+            stacked = self.decoders["shared"](
+                piece_inputs.repeat(len(layers), 1),
+                torch.cat([encoded.hidden[layer] for layer in layers]),
+                encoded.frame_lengths.repeat(len(layers)),
+            )
+            states = dict(zip(layers, stacked.chunk(len(layers)), strict=True))
+        else:
+            states = {
+                layer: decoder(piece_inputs, encoded.hidden[layer], encoded.frame_lengths)
+                for layer, decoder in decoders.items()
             }
-        stacked = self.decoders["shared"](
-            piece_inputs.repeat(len(layers), 1),
-            torch.cat([encoded.hidden[layer] for layer in layers]),
-            encoded.frame_lengths.repeat(len(layers)),
-        )
-        return dict(zip(layers, stacked.chunk(len(layers)), strict=True))
+        return {
+            layer: PieceScores(states[layer], decoder.output_weight, decoder.output_bias)
+            for layer, decoder in decoders.items()
+        }
+
+    def _decoder_of(self, layer: int) -> AttentionDecoder | AlignmentHead:
+        decoder = self.decoders["shared" if self.config.decoder.shared else str(layer)]
+        assert isinstance(decoder, AttentionDecoder | AlignmentHead)
+        return decoder
 
     def for_inference(self) -> Bert2CTC:
         """A copy in eval mode that holds features, encoder and CTC head, no decoder's weights."""
@@ -116,6 +130,13 @@ class Bert2CTC(nn.Module):
         assert self.condition is not None
         conditioning: Tensor = self.condition(self.ctc_logits(hidden).softmax(dim=-1))
         return conditioning
+
+
+def _decoder(config: StudentConfig, num_pieces: int) -> AttentionDecoder | AlignmentHead:
+    width = config.conformer.model_dim
+    if config.objective.branch == "alignment":
+        return AlignmentHead(width, num_pieces)
+    return AttentionDecoder(config.decoder, width, num_pieces)
 
 
 def inference_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,11 +6,13 @@ from collections import defaultdict
 
 import torch
 
+from student.batch import DecoderBatch
 from student.config import StudentConfig
 from student.dataset import load_batches
 from student.metrics import count_errors
 from student.model import Bert2CTC, StudentOutput
-from student.objective import DecoderBatch, combine, objective_terms, objective_weights
+from student.objective import combine, objective_terms, objective_weights
+from student.piece_losses import best_pieces, piece_rows
 from student.recogniser import transcripts_of
 from student.sampler import batches_of
 from student.training_data import Split
@@ -40,11 +42,11 @@ def dev_figures(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output = model(batch.features, batch.frame_lengths, inputs)
             terms = objective_terms(output, batch, config, count)
-            if dev.labels is not None or not config.objective.uses_attention:
+            if dev.labels is not None or not config.objective.uses_branch:
                 terms["loss"] = combine(terms, objective_weights(config))
         for name, term in terms.items():
             sums[name] += float(term)
-        if batch.decoder:
+        if batch.decoder and config.objective.branch == "attention":
             _count_pieces(output, batch.decoder, config, sums)
         for layer, logits in output.ctc_logits.items():
             rows = transcripts_of(logits, output.frame_lengths, units)
@@ -69,17 +71,17 @@ def _count_pieces(
     output: StudentOutput, decoder: DecoderBatch, config: StudentConfig, sums: dict[str, float]
 ) -> None:
     """Add guessed pieces, and positions where decoder and teacher agree, to `sums`."""
-    targets, teacher = decoder.piece_targets, decoder.teacher
-    for layer, logits in output.decoder_logits.items():
+    rows = piece_rows(decoder)
+    for layer, scores in output.piece_scores.items():
         place = "final" if layer == config.conformer.num_layers else f"tap{layer}"
-        guesses = logits.argmax(-1)
-        sums[f"accuracy_{place}"] += int((guesses == targets).sum())
-        if teacher is not None:
-            likeliest = teacher.top_indices.gather(-1, teacher.top_logprobs.argmax(-1, keepdim=True))
-            known = teacher.top_logprobs.amax(-1).isfinite()
-            sums[f"agreement_{place}"] += int(((guesses[:, :-1] == likeliest[..., 0]) & known).sum())
-    sums["pieces_accuracy"] += int((targets >= 0).sum())
-    sums["pieces_agreement"] += int(decoder.token_lengths.sum())
+        guesses = best_pieces(scores.at(rows.places), config.decoder.logits_megabytes)
+        sums[f"accuracy_{place}"] += int((guesses == rows.targets).sum())
+        if rows.top_indices is not None and rows.top_logprobs is not None:
+            likeliest = rows.top_indices.gather(-1, rows.top_logprobs.argmax(-1, keepdim=True))
+            known = rows.top_logprobs.amax(-1).isfinite()
+            sums[f"agreement_{place}"] += int(((guesses == likeliest[:, 0]) & known).sum())
+    sums["pieces_accuracy"] += int((rows.targets >= 0).sum())
+    sums["pieces_agreement"] += int(rows.is_token.sum())
 
 
 def _fractions(sums: dict[str, float]) -> dict[str, float]:

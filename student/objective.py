@@ -3,75 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import torch
 from torch import Tensor
 
+from student.alignment import alignment_losses
+from student.batch import TrainingBatch
 from student.config import StudentConfig
 from student.errors import StudentError
-from student.losses import ctc_loss, distillation_loss, smoothed_cross_entropy
+from student.losses import ctc_loss
 from student.model import StudentOutput
-
-
-class _Batch:
-    """Tensors that move together."""
-
-    __slots__ = ()
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same batch on `device`."""
-        moved = {
-            field.name: value.to(device)
-            for field in fields(self)  # type: ignore[arg-type]
-            if (value := getattr(self, field.name)) is not None
-        }
-        return replace(self, **moved)  # type: ignore[type-var]
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherBatch(_Batch):
-    """The teacher's distributions at the temperature in use, over decoder outputs.
-
-    top_indices : int64 (B, U, k), outputs of the decoder; any valid index where the log-prob is -inf
-    top_logprobs : float32 (B, U, k), -inf where a candidate is no output and on padding
-    tail_logprob : float32 (B, U), all mass outside; not read under tail = "renormalise"
-    """
-
-    top_indices: Tensor
-    top_logprobs: Tensor
-    tail_logprob: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderBatch(_Batch):
-    """Transcripts in the teacher's pieces.
-
-    piece_inputs : int64 (B, U + 1), <eos> first; any valid id as padding
-    piece_targets : int64 (B, U + 1), <eos> last, -100 as padding
-    token_lengths : int64 (B,), pieces without <eos>
-    """
-
-    piece_inputs: Tensor
-    piece_targets: Tensor
-    token_lengths: Tensor
-    teacher: TeacherBatch | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingBatch(_Batch):
-    """One micro batch.
-
-    features : float32 (B, T, mel_bins), normalised, augmented     frame_lengths : int64 (B,), 10 ms frames
-    units : int64 (B, L), CTC units, any value as padding     unit_lengths : int64 (B,)
-    """
-
-    features: Tensor
-    frame_lengths: Tensor
-    units: Tensor
-    unit_lengths: Tensor
-    decoder: DecoderBatch | None = None
+from student.piece_losses import piece_losses, piece_rows
 
 
 def compute_objective(
@@ -92,21 +34,21 @@ def compute_objective(
 def objective_weights(config: StudentConfig) -> dict[str, float]:
     """The positive weights by term name, from
 
-    L     = c L_ctc + (1 - c) L_att
+    L     = c L_ctc + (1 - c) L_branch
     L_ctc = (1 - w) CTC(final) + w mean over taps CTC(tap)
-    L_att = mean over taps and final of (1 - a) CE + a KD
+    L_branch = mean over taps and final of (1 - a) HARD + a KD
+
+    where HARD is the smoothed cross-entropy of an attention decoder ("ce"), or the CTC of an alignment
+    head over the teacher's pieces ("ctc_pieces").
     """
     objective, taps = config.objective, config.conformer.taps
     c, w, a = objective.ctc_weight, objective.intermediate_ctc_weight, objective.distillation_weight
-    if w > 0 and not taps:
-        raise StudentError(f"intermediate_ctc_weight {w} needs conformer.taps; name some or set it to 0")
-    if w == 1:
-        raise StudentError("intermediate_ctc_weight 1 leaves the final layer untrained; stay below 1")
     weights = {"ctc": c * (1 - w)}
     weights.update({f"ctc_tap{tap}": c * w / len(taps) for tap in taps})
-    places = [f"tap{tap}" for tap in taps if objective.attention_on_taps] + ["final"]
+    places = [f"tap{tap}" for tap in taps if objective.branch_on_taps] + ["final"]
+    hard = "ctc_pieces" if objective.branch == "alignment" else "ce"
     for place in places:
-        weights[f"ce_{place}"] = (1 - c) * (1 - a) / len(places)
+        weights[f"{hard}_{place}"] = (1 - c) * (1 - a) / len(places)
         weights[f"kd_{place}"] = (1 - c) * a / len(places)
     return {name: weight for name, weight in weights.items() if weight > 0}
 
@@ -125,7 +67,7 @@ def combine(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
 def objective_terms(
     output: StudentOutput, batch: TrainingBatch, config: StudentConfig, num_utterances: float
 ) -> dict[str, Tensor]:
-    """The unweighted terms of a forward pass: ctc, ctc_tap<k>, ce_final, ce_tap<k>, kd_final, kd_tap<k>.
+    """The unweighted terms of a forward pass by name, as in `objective_weights`.
 
     A term appears for every layer that the output holds, KD where the batch holds a teacher.
     """
@@ -136,26 +78,15 @@ def objective_terms(
         )
         for layer, logits in output.ctc_logits.items()
     }
-    for layer, logits in output.decoder_logits.items():
+    if output.piece_scores and batch.decoder is None:
+        raise StudentError("the model heard pieces that the batch does not hold; pass both or neither")
+    rows = piece_rows(batch.decoder) if batch.decoder and objective.branch == "attention" else None
+    for layer, scores in output.piece_scores.items():
         assert batch.decoder is not None
-        place, teacher = "final" if layer == final else f"tap{layer}", batch.decoder.teacher
-        logits = logits.float()  # once for both terms; bfloat16 sums are not exact enough
-        if objective.distillation_weight < 1:
-            terms[f"ce_{place}"] = smoothed_cross_entropy(
-                logits, batch.decoder.piece_targets, objective.label_smoothing
-            )
-        if teacher is not None:
-            terms[f"kd_{place}"] = distillation_loss(
-                logits[:, :-1],
-                teacher.top_indices,
-                teacher.top_logprobs,
-                teacher.tail_logprob if objective.tail == "bucket" else None,
-                token_mask(batch.decoder.token_lengths, logits.shape[1] - 1),
-                objective.temperature,
-            )
+        if rows is not None:
+            losses = piece_losses(scores, rows, objective, config.decoder.logits_megabytes)
+        else:
+            losses = alignment_losses(scores, output.frame_lengths, batch.decoder, objective)
+        place = "final" if layer == final else f"tap{layer}"
+        terms.update({f"{name}_{place}": loss for name, loss in losses.items()})
     return {name: term / num_utterances for name, term in terms.items()}
-
-
-def token_mask(token_lengths: Tensor, num_tokens: int) -> Tensor:
-    """True on real tokens, (B, num_tokens) bool."""
-    return torch.arange(num_tokens, device=token_lengths.device) < token_lengths.unsqueeze(1)

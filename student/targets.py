@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from student.batch import DecoderBatch, TeacherBatch
 from student.config import ObjectiveConfig
 from student.errors import StudentError
-from student.objective import DecoderBatch, TeacherBatch
 from teacher_cache.store import TeacherTargets
 
 EOS_INDEX = 0  # ends a transcript and begins the decoder's input

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from student.augmentation import spec_augment, utterance_generator
+from student.batch import DecoderBatch, TrainingBatch
 from student.config import ObjectiveConfig, StudentConfig
 from student.dataset import SpeechBatch, SpeechDataset, fits_ctc
 from student.errors import StudentError
 from student.features import LogMel
 from student.manifest import Utterance, read_manifest
-from student.objective import DecoderBatch, TrainingBatch
 from student.targets import DecoderVocabulary, build_vocabulary
 from student.units import Units
 from teacher_cache.config import CacheConfig
@@ -121,7 +121,7 @@ def load_training_data(job: TrainingJob, pieces: Sequence[int] | None, say: Say)
         dev, dev_digests, dev_left_out = _speech(job, units, job.dev_manifest, is_training=False)
         if dev_left_out:
             say(f"left out {dev_left_out} dev utterances: more units than frames")
-    if not job.config.objective.uses_attention:
+    if not job.config.objective.uses_branch:
         return TrainingData(
             units, Split(train, None), Split(dev, None) if dev is not None else None, left_out, ""
         )
@@ -129,6 +129,8 @@ def load_training_data(job: TrainingJob, pieces: Sequence[int] | None, say: Say)
     reader.require({u.id: digest for u, digest in zip(train.utterances, train_digests, strict=True)})
     vocabulary = _vocabulary(job, reader, train_digests, pieces, say)
     labels = Labels(reader, vocabulary, job.config.objective, train_digests)
+    if job.config.objective.branch == "alignment":
+        _refuse_what_cannot_be_aligned(train, labels, job.config)
     dev_split = None
     if dev is not None:
         dev_split = Split(dev, Labels(reader, vocabulary, job.config.objective, dev_digests))
@@ -191,6 +193,23 @@ def _speech(
         memory_megabytes=config.trainer.audio_memory_megabytes / max(1, config.trainer.data_workers),
     )
     return dataset, [digest for _, _, digest in kept], len(utterances) - len(kept)
+
+
+def _refuse_what_cannot_be_aligned(speech: SpeechDataset, labels: Labels, config: StudentConfig) -> None:
+    """Raises StudentError where an utterance has more of the teacher's pieces than encoder frames."""
+    fastest = max(config.augmentation.speed_factors)
+    faults = [
+        utterance.id
+        for utterance, digest in zip(speech.utterances, labels.digests, strict=True)
+        if not fits_ctc(
+            labels.reader.targets(digest).gold_ids.tolist(), utterance.seconds, config.features, fastest
+        )
+    ]
+    if faults:
+        raise StudentError(
+            f"{len(faults)} utterances ({faults[0]}, ...) have more of the teacher's pieces than frames at "
+            f"speed {fastest:g}: nothing to align; take objective.branch=attention, or leave them out"
+        )
 
 
 def _vocabulary(

@@ -16,6 +16,7 @@ class TrainingResult:
 
     dev_wer, best_dev_wer : 0 and up, None without a dev manifest     skipped_steps : NaN or infinite
     seconds : spent training, over every start of the run     audio_seconds : heard, padding left out
+    data_wait_seconds : of `seconds`, spent waiting for audio
     initial_checkpoint : what the weights began from, "" where they began at random
     stopped_early : before max_steps, because trainer.early_stop_evaluations brought no better dev WER
     already_finished : nothing was done, because the run had ended before
@@ -31,6 +32,7 @@ class TrainingResult:
     padding_fraction: float
     seconds: float
     audio_seconds: float
+    data_wait_seconds: float
     parameters: int
     inference_parameters: int
     cache_fingerprint: str

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from student.checkpoint import Checkpoint, save_checkpoint
+from student.compilation import compile_or_say_why_not
 from student.dataset import SpeechBatch, load_batches, sampled_waveforms
-from student.device import choose_device, choose_precision, describe_device
+from student.device import choose_device, choose_precision
 from student.dropout import dropout_seed
 from student.early_stop import has_stopped_improving, is_among_best
 from student.errors import StudentError
@@ -26,6 +28,7 @@ from student.monitoring import dev_figures
 from student.objective import compute_objective, objective_weights
 from student.ranks import ALONE, Ranks
 from student.run_folder import FINAL_NAME, best_step, dev_wers, mark_best, prune_checkpoints, step_path
+from student.run_report import closing_lines, introduction, result_of
 from student.sampler import BatchSampler, Step
 from student.schedule import build_optimiser, learning_rate
 from student.training_data import TrainingData, TrainingJob
@@ -60,7 +63,7 @@ class Run:
             seed=trainer.seed,
         )
         self.step = self.epoch = self.step_in_epoch = self.bad_steps_in_row = 0
-        self.totals = {"skipped_steps": 0.0, "seconds": 0.0, "audio_seconds": 0.0}
+        self.totals = {"skipped_steps": 0.0, "seconds": 0.0, "audio_seconds": 0.0, "data_wait_seconds": 0.0}
         self.dev_wer: float | None = None
         self.evaluated_step = -1
         torch.manual_seed(trainer.seed)
@@ -73,10 +76,14 @@ class Run:
         self.model.to(self.device)
         ranks.share_weights(self.model)
         self.optimiser = build_optimiser(self.model, trainer)
+        is_scaled = self.precision.dtype == torch.float16  # a scaler that is off passes everything on
+        self.scaler = GradScaler(self.device.type, enabled=is_scaled)
         if checkpoint is not None:
             self._restore(checkpoint)
         self._summed = ["loss", *objective_weights(job.config), "heard_samples"]
-        self._introduce()
+        self.log.say(introduction(self))
+        if trainer.compile:
+            self.log.say(compile_or_say_why_not(self.model, self.device))
 
     def train(self, stop: StopRequest) -> None:
         """Steps up to `max_steps`; a stop request ends it at the next step boundary with a checkpoint."""
@@ -145,31 +152,10 @@ class Run:
         self.save()
         state = inference_state(self.model.state_dict())
         save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
-        best, trainer = best_step(self.job.run_dir), self.config.trainer
-        weights = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
-        result = TrainingResult(
-            steps=self.step,
-            epoch=self.epoch,
-            dev_wer=self.dev_wer,
-            best_dev_wer=best[1] if best else None,
-            best_step=best[0] if best else None,
-            skipped_steps=int(self.totals["skipped_steps"]),
-            left_out_utterances=self.data.left_out,
-            padding_fraction=self.sampler.padding_fraction(),
-            seconds=self.totals["seconds"],
-            audio_seconds=self.totals["audio_seconds"],
-            parameters=sum(weights.values()),
-            inference_parameters=sum(count for name, count in weights.items() if name in state),
-            cache_fingerprint=self.data.cache_fingerprint,
-            device=describe_device(self.device),
-            precision=self.precision.reason,
-            initial_checkpoint=trainer.initial_checkpoint,
-            stopped_early=self.step < trainer.max_steps,
-        )
+        result = result_of(self)
         write_result(self.job.run_dir, result)
-        if result.stopped_early:
-            self.log.say(f"no better dev WER in {trainer.early_stop_evaluations} evaluations: stopped early")
-        self.log.say(f"finished {self.step} steps in {self.totals['seconds']:.0f} s: {self.job.run_dir}")
+        for line in closing_lines(self):
+            self.log.say(line)
         return result
 
     def train_step(self, step: Step, batches: Iterator[SpeechBatch]) -> dict[str, float]:
@@ -186,10 +172,11 @@ class Run:
             heard_samples += float(heard.sample_lengths.sum())
             with memory_advice(heard, self.config, self.device):
                 loss, terms = self._loss(heard, step.num_utterances)
-                loss.backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             for name, term in (("loss", loss), *terms.items()):
                 sums[name] = sums.get(name, 0) + term.detach()
         self.ranks.sum_gradients(self.model)
+        self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
         mine = {name: float(value) for name, value in sums.items()} | {"heard_samples": heard_samples}
         figures = self.ranks.sum_figures(mine, self._summed)
@@ -199,15 +186,17 @@ class Run:
         if isfinite(figures["loss"]) and isfinite(figures["gradient_norm"]):
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            self.optimiser.step()
+            self.scaler.step(self.optimiser)
             self.bad_steps_in_row = 0
         else:
             self._skip(figures)
+        self.scaler.update()
         self.step += 1
         self.epoch, self.step_in_epoch = step.epoch, step.step_in_epoch + 1
         seconds, audio_seconds = time.monotonic() - started, heard_samples / self._sample_rate_hz
         self.totals["seconds"] += seconds
         self.totals["audio_seconds"] += audio_seconds
+        self.totals["data_wait_seconds"] += waited
         return figures | {
             "epoch": step.epoch,
             "learning_rate": rate,
@@ -241,7 +230,12 @@ class Run:
         return bool(self.ranks.largest(int(has_stopped_improving(wers, patience))))
 
     def _skip(self, figures: dict[str, float]) -> None:
+        """Count a step without a number; a scaled loss too large for float16 is no fault, the scale falls."""
         self.totals["skipped_steps"] += 1
+        scale = self.scaler.get_scale()
+        if isfinite(figures["loss"]) and scale > 1:
+            self.log.say(f"step {self.step + 1}: skipped, gradients overflow at loss scale {scale:g}")
+            return
         self.bad_steps_in_row += 1
         bad = self.bad_steps_in_row
         self.log.say(
@@ -273,6 +267,7 @@ class Run:
             step_in_epoch=self.step_in_epoch,
             bad_steps_in_row=self.bad_steps_in_row,
             totals=self.totals,
+            loss_scale=self.scaler.state_dict(),
             units_model=self.data.units.model_bytes,
             pieces=vocabulary.piece_ids if vocabulary else None,
             cache_fingerprint=self.data.cache_fingerprint,
@@ -297,13 +292,6 @@ class Run:
             checkpoint.step_in_epoch,
         )
         self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, dict(checkpoint.totals)
+        if checkpoint.loss_scale:
+            self.scaler.load_state_dict(dict(checkpoint.loss_scale))
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")
-
-    def _introduce(self) -> None:
-        speech = self.data.train.speech
-        hours = sum(utterance.seconds for utterance in speech.utterances) / 3600
-        weights = sum(parameter.numel() for parameter in self.model.parameters())
-        self.log.say(
-            f"training on {describe_device(self.device)} in {self.precision.reason}: {weights:,} weights, "
-            f"{len(speech):,} utterances, {hours:.2f} hours, {self.sampler.padding_fraction():.1%} padding"
-        )

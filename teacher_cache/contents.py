@@ -94,15 +94,17 @@ def uncounted(total_bytes: int) -> AbstractContextManager[Count]:
 def contents_of(path: Path, count: Count = lambda number: None) -> Contents:
     """The contents of a published cache, every file of it read once; CacheError where a file is a link."""
     fingerprint = read_manifest(path).fingerprint
-    files = {}
-    for name in names_of(path):
-        sha256, size = hashlib.sha256(), 0
-        for block in blocks_of(path / name):
-            sha256.update(block)
-            size += len(block)
-            count(len(block))
-        files[name] = FileFacts(size, sha256.hexdigest())
-    return Contents(fingerprint, files)
+    return Contents(fingerprint, {name: facts_of(path / name, count) for name in names_of(path)})
+
+
+def facts_of(file: Path, count: Count = lambda number: None) -> FileFacts:
+    """Size and sha256 of one file, read once."""
+    sha256, size = hashlib.sha256(), 0
+    for block in blocks_of(file):
+        sha256.update(block)
+        size += len(block)
+        count(len(block))
+    return FileFacts(size, sha256.hexdigest())
 
 
 def names_of(path: Path) -> list[str]:

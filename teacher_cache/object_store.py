@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from teacher_cache.arrival import Arrival, Say, land, receive_file
 from teacher_cache.contents import (
     BLOCK_BYTES,
     CONTENTS,
     MAX_CONTENTS_BYTES,
     Contents,
     Count,
-    Counting,
     blocks_of,
     contents_of,
-    uncounted,
 )
 from teacher_cache.errors import CacheError
 from teacher_cache.records import MANIFEST
-from teacher_cache.remote import Incoming, file_system, shown, told
+from teacher_cache.remote import HTTP, below, file_system, open_object, shown, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,7 @@ def push_cache(cache: Path, url: str, count: Count = lambda number: None) -> Pus
     twice, once when they are hashed here and once when they are there
     Raises CacheError where the prefix holds another cache, or the store refuses.
     """
+    require_writable(url)
     system, prefix = file_system(url)
     contents = contents_of(cache, count)
     _require_own(system, prefix, contents, url)
@@ -66,51 +64,38 @@ def push_cache(cache: Path, url: str, count: Count = lambda number: None) -> Pus
     return PushResult(shown(url), contents.fingerprint, sent, kept, bytes_sent)
 
 
-def pull_cache(url: str, root: Path, say: Say, counting: Counting = uncounted) -> Arrival:
-    """Fetch the cache below a prefix, verify it and publish it.
-
-    counting : opens a count of so many bytes in all
-    Raises CacheError, and publishes nothing, for a prefix without a manifest and for whatever differs
-    from the list that was pushed.
-    """
-    contents = remote_contents(url)
-    system, prefix = file_system(url)
-
-    def receive(folder: Path) -> None:
-        with counting(contents.total_bytes) as count:
-            for name, facts in contents.files.items():
-                source = f"{shown(url).rstrip('/')}/{name}"
-                with told(source):
-                    stream = system.open(f"{prefix}/{name}", "rb")
-                with stream:
-                    receive_file(Incoming(stream, source), folder / name, facts, source, count)
-
-    return land(root, contents, shown(url), receive, say)
-
-
 def remote_contents(url: str) -> Contents:
     """The list of a pushed cache; CacheError where no manifest says that the push was finished."""
     system, prefix = file_system(url)
     with told(url):
-        is_finished = system.exists(f"{prefix}/{MANIFEST}") and system.exists(f"{prefix}/{CONTENTS}")
-    if not is_finished:
+        manifest = _beginning(system, below(prefix, MANIFEST), 1)
+        listed = _beginning(system, below(prefix, CONTENTS), MAX_CONTENTS_BYTES)
+    if manifest is None or listed is None:
         raise CacheError(
             f"{shown(url)}: no {MANIFEST} with its {CONTENTS}, so no cache (an unfinished push goes on with "
             "the same `bert2ctc cache push`)"
         )
-    with told(url), system.open(f"{prefix}/{CONTENTS}", "rb") as stream:
-        return Contents.from_bytes(stream.read(MAX_CONTENTS_BYTES), shown(url))
+    return Contents.from_bytes(listed, shown(url))
+
+
+def require_writable(url: str) -> None:
+    """CacheError for a place that can be read from only."""
+    if url.startswith(HTTP):
+        raise CacheError(
+            f"{shown(url)}: nothing can be sent over HTTP; push to s3://BUCKET/PREFIX, or to file:///FOLDER "
+            "and let a web server serve that"
+        )
 
 
 def _require_own(system: Any, prefix: str, contents: Contents, url: str) -> None:
     """CacheError where the prefix holds something that is not this cache."""
     with told(url):
-        if not system.exists(f"{prefix}/{CONTENTS}"):
-            is_foreign = system.exists(f"{prefix}/{MANIFEST}")
+        found = _beginning(system, below(prefix, CONTENTS), MAX_CONTENTS_BYTES)
+        if found is None:
+            is_foreign = system.exists(below(prefix, MANIFEST))
             there = "a manifest.json that no push wrote"
         else:
-            with system.open(f"{prefix}/{CONTENTS}", "rb") as stream:
-                listed = Contents.from_bytes(stream.read(MAX_CONTENTS_BYTES), shown(url))
+            listed = Contents.from_bytes(found, shown(url))
             is_foreign = listed.fingerprint != contents.fingerprint
             there = f"cache {listed.fingerprint}"
     if is_foreign:
@@ -118,6 +103,19 @@ def _require_own(system: Any, prefix: str, contents: Contents, url: str) -> None
             f"{shown(url)} holds {there}, not {contents.fingerprint}; push to a prefix of its own: "
             f"`{shown(url).rstrip('/')}/{contents.fingerprint}`"
         )
+
+
+def _beginning(system: Any, place: str, most_bytes: int) -> bytes | None:
+    """So many bytes of an object or all that it has; None where there is none."""
+    try:
+        with open_object(system, place) as stream:
+            blocks = []
+            while most_bytes and (block := stream.read(most_bytes)):
+                blocks.append(block)
+                most_bytes -= len(block)
+            return b"".join(blocks)
+    except FileNotFoundError:
+        return None
 
 
 def _is_there(system: Any, place: str, found: Mapping[str, Any] | None, file: Path, sha256: str) -> bool:

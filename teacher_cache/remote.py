@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import fsspec
 from teacher_cache.errors import CacheError
 
 TIMEOUT_SECONDS = 60.0
-S3_PROTOCOLS = ("s3", "s3a")
+EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}  # protocol -> extra of pyproject.toml
+HTTP = ("http://", "https://")
+_ADDRESS = re.compile(r"[a-z0-9+]+://[^\s'\"<>)]+", re.IGNORECASE)
 
 
 class Incoming:
@@ -64,16 +67,36 @@ def file_system(url: str) -> tuple[Any, str]:
 
     Credentials and endpoints are fsspec's own business (environment, configuration files).
     """
+    # encoded: an address is asked for as it was given, or its signature may not fit it any more
+    options = {"get_client": _http_client, "encoded": True} if url.startswith(HTTP) else {}
     with told(url):
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url, **options)
         system.invalidate_cache()
     return system, path.rstrip("/")
+
+
+def open_object(system: Any, place: str) -> Any:
+    """A binary stream of one object; FileNotFoundError where the store says that there is none."""
+    if place.startswith(HTTP):  # one plain request: a server need not know sizes and ranges
+        return system.open(place, "rb", block_size=0, size=1)
+    return system.open(place, "rb")
+
+
+def below(prefix: str, name: str) -> str:
+    """The address of `name` below a prefix; the query of a signed HTTP address stays at its end."""
+    path, mark, query = prefix.partition("?") if prefix.startswith(HTTP) else (prefix, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
+def is_url(reference: str) -> bool:
+    """Whether a reference says how to reach a place, and is no path, name or fingerprint."""
+    return "://" in reference
 
 
 def shown(source: str) -> str:
     """The source without what may be secret in a URL: user, password and signed query."""
     parts = urllib.parse.urlsplit(source)
-    if "://" not in source:
+    if not is_url(source):
         return source
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -89,7 +112,9 @@ def told(source: str) -> Iterator[None]:
         raise CacheError(f"{shown(source)}: {_missing_driver(source, error)}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        reason = reason.replace(source, shown(source))
+        reason = _ADDRESS.sub(lambda address: shown(address[0]), reason)
+        if isinstance(error, FileNotFoundError) and reason == shown(source):
+            reason = "404, not found"  # HTTP's driver says the address alone
         raise CacheError(
             f"{shown(source)}: cannot be reached ({reason}); check the address, the network and your "
             "credentials"
@@ -97,16 +122,24 @@ def told(source: str) -> Iterator[None]:
 
 
 def _open(source: str) -> Any:
-    protocol = source.partition("://")[0] if "://" in source else ""
-    if not protocol:
+    if not is_url(source):
         return Path(source).open("rb")
-    if protocol in ("http", "https"):
-        return urllib.request.urlopen(source, timeout=TIMEOUT_SECONDS)  # fsspec would need another package
+    if source.startswith(HTTP):  # one stream needs no connection kept open, so no further package
+        return urllib.request.urlopen(source, timeout=TIMEOUT_SECONDS)
     return fsspec.open(source, "rb").open()
+
+
+async def _http_client(**options: Any) -> Any:
+    """Knows proxies and .netrc, and waits for a silent server, not for a large object."""
+    import aiohttp
+
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS)
+    return aiohttp.ClientSession(**{"trust_env": True, "timeout": patience, **options})
 
 
 def _missing_driver(source: str, error: ImportError) -> str:
     protocol = source.partition("://")[0]
-    if protocol in S3_PROTOCOLS:
-        return "S3 needs one more package; install it with `pip install 'bert2ctc[s3]'`"
-    return f"{protocol} needs one more package ({str(error).splitlines()[0]})"
+    extra = EXTRAS.get(protocol)
+    if extra is None:
+        return f"{protocol} needs one more package ({str(error).splitlines()[0]})"
+    return f"{extra.upper()} needs one more package; install it with `pip install 'bert2ctc[{extra}]'`"

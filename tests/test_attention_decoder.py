@@ -9,6 +9,7 @@ import torch
 
 from student.attention_decoder import AttentionDecoder
 from student.config import DecoderConfig
+from student.piece_losses import PieceScores
 
 TINY = DecoderConfig(num_layers=2, num_heads=2, feed_forward_dim=32, dropout=0.0)
 NUM_PIECES = 11
@@ -25,7 +26,7 @@ def batch(num_tokens: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return pieces, torch.randn(3, 13, 16), torch.tensor([13, 5, 9])
 
 
-def test_a_logit_depends_on_the_pieces_before_it_alone() -> None:
+def test_a_state_depends_on_the_pieces_before_it_alone() -> None:
     pieces, hidden, lengths = batch()
     changed = pieces.clone()
     changed[:, 4] = (changed[:, 4] + 1) % NUM_PIECES
@@ -51,7 +52,7 @@ def test_pieces_after_the_end_change_nothing_before_it() -> None:
     )
 
 
-def test_what_is_heard_matters_to_every_logit() -> None:
+def test_what_is_heard_matters_to_every_state() -> None:
     pieces, hidden, lengths = batch()
     model = decoder()
     difference = model(pieces, hidden, lengths) - model(pieces, hidden.flip(0), lengths.flip(0))
@@ -62,7 +63,8 @@ def test_outputs_are_the_pieces_and_inputs_have_one_unknown_more() -> None:
     model = decoder()
     _, hidden, lengths = batch()
     unknown = torch.full((3, 2), NUM_PIECES)
-    assert model(unknown, hidden, lengths).shape == (3, 2, NUM_PIECES)
+    states = model(unknown, hidden, lengths)
+    assert PieceScores(states, model.output_weight, model.output_bias).logits().shape == (3, 2, NUM_PIECES)
     with pytest.raises(IndexError):
         model(unknown + 1, hidden, lengths)
 

@@ -27,6 +27,7 @@ def checkpoint_of(step: int, weights: dict[str, torch.Tensor], **changes: Any) -
         step_in_epoch=0,
         bad_steps_in_row=0,
         totals={},
+        loss_scale={},
         units_model=b"units",
         pieces=(1,),
         cache_fingerprint="abc",

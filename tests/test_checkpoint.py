@@ -45,6 +45,7 @@ def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
         step_in_epoch=3,
         bad_steps_in_row=1,
         totals={"seconds": 1.5},
+        loss_scale={"scale": 1024.0},
         units_model=bytes(range(256)),
         pieces=(3, 5),
         cache_fingerprint="abc",

@@ -21,7 +21,13 @@ from torchaudio.functional import resample
 
 from student import load_model
 from student.averaging import Average
-from student.config import AugmentationConfig, ConformerConfig, StudentConfig, TrainerConfig
+from student.config import (
+    AugmentationConfig,
+    ConformerConfig,
+    ObjectiveConfig,
+    StudentConfig,
+    TrainerConfig,
+)
 from student.config_toml import config_of, tables_of, toml_of
 from student.errors import StudentError
 from student.evaluation import recognise
@@ -152,7 +158,10 @@ def test_a_file_that_is_absent_or_another_s_is_refused(exported: Path, tmp_path:
     [
         StudentConfig(),
         StudentConfig(
-            conformer=ConformerConfig(num_layers=3, taps=(), self_conditioning=True, dropout=1e-5),
+            conformer=ConformerConfig(num_layers=3, taps=(), dropout=1e-5),
+            objective=ObjectiveConfig(
+                ctc_weight=1.0, distillation_weight=0.0, intermediate_ctc_weight=0.0, label_smoothing=1e-7
+            ),
             augmentation=AugmentationConfig(speed_factors=(0.9, 1.0, 1.1)),
             trainer=TrainerConfig(initial_checkpoint='a "quoted" \\ path\n\x7fé'),
         ),

@@ -41,7 +41,7 @@ def test_decoders_never_change_what_the_encoder_says() -> None:
     model = model_of().eval()
     features, lengths, pieces = batch()
     with_decoders, without = model(features, lengths, pieces), model(features, lengths)
-    assert without.decoder_logits == {} and list(with_decoders.decoder_logits) == [1, 2, 3]
+    assert without.piece_scores == {} and list(with_decoders.piece_scores) == [1, 2, 3]
     for layer in (1, 2, 3):
         assert torch.equal(with_decoders.ctc_logits[layer], without.ctc_logits[layer])
 
@@ -74,22 +74,22 @@ def test_a_shared_decoder_run_once_over_stacked_taps_equals_one_run_per_tap() ->
     stacked = model.decode(encoded, pieces)
     for layer, hidden in encoded.hidden.items():
         alone = model.decoders["shared"](pieces, hidden, encoded.frame_lengths)
-        torch.testing.assert_close(stacked[layer], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(stacked[layer].states, alone, atol=1e-5, rtol=0)
 
 
 def test_separate_decoders_differ_and_number_one_per_decoded_layer() -> None:
     config = replace(TINY, decoder=replace(TINY.decoder, shared=False))
     model = model_of(config)
     assert set(model.decoders) == {"1", "2", "3"}
-    final_only = replace(config, objective=replace(config.objective, attention_on_taps=False))
+    final_only = replace(config, objective=replace(config.objective, branch_on_taps=False))
     assert set(model_of(final_only).decoders) == {"3"}
-    with_decoders = model(*batch()).decoder_logits
-    assert not torch.allclose(with_decoders[1], with_decoders[2])
+    scores = model(*batch()).piece_scores
+    assert not torch.allclose(scores[1].logits(), scores[2].logits())
 
 
-def test_settings_that_train_no_attention_build_no_decoder() -> None:
-    config = replace(TINY, objective=replace(TINY.objective, ctc_weight=1.0))
-    assert len(model_of(config).decoders) == 0
+def test_settings_that_train_no_branch_build_no_decoder() -> None:
+    alone = replace(TINY.objective, ctc_weight=1.0, distillation_weight=0.0)
+    assert len(model_of(replace(TINY, objective=alone)).decoders) == 0
 
 
 def test_taps_that_ctc_does_not_train_are_not_projected() -> None:
@@ -128,4 +128,4 @@ def test_training_draws_dropout_from_the_default_generator_alone() -> None:
         outputs.append(model(*batch()))
     for layer in (1, 2, 3):
         assert torch.equal(outputs[0].ctc_logits[layer], outputs[1].ctc_logits[layer])
-        assert torch.equal(outputs[0].decoder_logits[layer], outputs[1].decoder_logits[layer])
+        assert torch.equal(outputs[0].piece_scores[layer].states, outputs[1].piece_scores[layer].states)

@@ -9,22 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from student.batch import DecoderBatch, TeacherBatch, TrainingBatch
 from student.config import ConformerConfig, DecoderConfig, StudentConfig
 from student.errors import StudentError
 from student.losses import ctc_loss, distillation_loss, smoothed_cross_entropy
 from student.model import Bert2CTC
-from student.objective import (
-    DecoderBatch,
-    TeacherBatch,
-    TrainingBatch,
-    combine,
-    compute_objective,
-    objective_terms,
-    objective_weights,
-    token_mask,
-)
+from student.objective import combine, compute_objective, objective_terms, objective_weights
 
-NUM_UNITS, NUM_PIECES, EOS = 8, 10, 9
+NUM_UNITS, NUM_PIECES, EOS = 8, 10, 0
 TINY = StudentConfig(
     conformer=ConformerConfig(
         num_layers=4,
@@ -38,6 +30,7 @@ TINY = StudentConfig(
     ),
     decoder=DecoderConfig(num_layers=1, num_heads=2, feed_forward_dim=32, dropout=0.0),
 )
+ALIGNED: dict[str, Any] = dict(branch="alignment")
 EVERY_TERM = {
     f"{kind}_{place}" for kind in ("ce", "kd") for place in ("tap1", "tap3", "final")
 } | {"ctc", "ctc_tap1", "ctc_tap3"}  # fmt: skip
@@ -56,15 +49,16 @@ def batch_of(settings: StudentConfig = TINY, rows: slice = slice(None)) -> Train
     """Three utterances of 3, 2 and 1 pieces, with what the settings ask for."""
     random = torch.Generator().manual_seed(5)
     lengths = torch.tensor([3, 2, 1])
-    pieces = torch.randint(0, EOS, (3, 3), generator=random)
+    pieces = torch.randint(1, NUM_PIECES, (3, 3), generator=random)
     inputs, targets = torch.zeros(3, 4, dtype=torch.int64), torch.full((3, 4), -100)
     for row, length in enumerate(lengths):
         inputs[row, : length + 1] = torch.cat((torch.tensor([EOS]), pieces[row, :length]))
         targets[row, : length + 1] = torch.cat((pieces[row, :length], torch.tensor([EOS])))
-    scores = 2 * torch.randn(3, 3, EOS, generator=random)
+    scores = 2 * torch.randn(3, 3, NUM_PIECES, generator=random)
+    scores[..., EOS] = -torch.inf
     logprobs, indices = scores.log_softmax(-1).topk(4)
     tail = torch.log1p(-logprobs.exp().sum(-1))
-    padding = ~token_mask(lengths, 3)
+    padding = ~is_token(lengths)
     teacher = TeacherBatch(
         indices.masked_fill(padding.unsqueeze(2), 0)[rows],
         logprobs.masked_fill(padding.unsqueeze(2), -torch.inf)[rows],
@@ -78,8 +72,12 @@ def batch_of(settings: StudentConfig = TINY, rows: slice = slice(None)) -> Train
         torch.tensor([60, 50, 44])[rows],
         torch.randint(1, NUM_UNITS, (3, 4), generator=random)[rows],
         torch.tensor([4, 2, 3])[rows],
-        decoder if settings.objective.uses_attention else None,
+        decoder if settings.objective.uses_branch else None,
     )
+
+
+def is_token(lengths: torch.Tensor) -> torch.Tensor:
+    return torch.arange(3) < lengths.unsqueeze(1)
 
 
 def objective_of(settings: StudentConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -89,15 +87,21 @@ def objective_of(settings: StudentConfig) -> tuple[torch.Tensor, dict[str, torch
 def family() -> Iterator[Any]:
     """Every member of the family, by its name in the experiments, and its terms."""
     ctc = {"ctc", "ctc_tap1", "ctc_tap3"}
-    yield pytest.param(dict(ctc_weight=1.0, intermediate_ctc_weight=0.0), {"ctc"}, id="ctc")
-    yield pytest.param(dict(ctc_weight=1.0), ctc, id="inter_ctc")
-    final_hard = dict(attention_on_taps=False, distillation_weight=0.0)
+    yield pytest.param(
+        dict(ctc_weight=1.0, intermediate_ctc_weight=0.0, distillation_weight=0.0), {"ctc"}, id="ctc"
+    )
+    yield pytest.param(dict(ctc_weight=1.0, distillation_weight=0.0), ctc, id="inter_ctc")
+    final_hard = dict(branch_on_taps=False, distillation_weight=0.0)
     yield pytest.param(final_hard, ctc | {"ce_final"}, id="aed_hard")
-    yield pytest.param(dict(attention_on_taps=False), ctc | {"ce_final", "kd_final"}, id="aed_kd")
+    yield pytest.param(dict(branch_on_taps=False), ctc | {"ce_final", "kd_final"}, id="aed_kd")
     hard = {"ce_final", "ce_tap1", "ce_tap3"}
     yield pytest.param(dict(distillation_weight=0.0), ctc | hard, id="interaed_hard")
     yield pytest.param({}, EVERY_TERM, id="interaed_kd")
     yield pytest.param(dict(distillation_weight=1.0), EVERY_TERM - hard, id="interaed_kd_alone")
+    aligned = {"ctc_pieces_final", "ctc_pieces_tap1", "ctc_pieces_tap3"}
+    yield pytest.param(ALIGNED, EVERY_TERM - hard | aligned, id="inter_alignment_kd")
+    final_aligned = ALIGNED | dict(branch_on_taps=False)
+    yield pytest.param(final_aligned, ctc | {"ctc_pieces_final", "kd_final"}, id="alignment_kd")
 
 
 @pytest.mark.parametrize(("objective", "names"), list(family()))
@@ -125,14 +129,14 @@ def test_the_terms_are_the_losses_of_their_layers_over_the_utterances() -> None:
     output = model(batch.features, batch.frame_lengths, batch.decoder.piece_inputs)
     teacher = batch.decoder.teacher
     for layer, place in ((1, "tap1"), (3, "tap3"), (4, "final")):
-        logits = output.decoder_logits[layer]
+        logits = output.piece_scores[layer].logits()
         ctc = ctc_loss(output.ctc_logits[layer], output.frame_lengths, batch.units, batch.unit_lengths)
         torch.testing.assert_close(terms["ctc" if layer == 4 else f"ctc_{place}"], ctc / 6)
         cross_entropy = smoothed_cross_entropy(logits, batch.decoder.piece_targets, 0.1)
         torch.testing.assert_close(terms[f"ce_{place}"], cross_entropy / 6)
         divergence = distillation_loss(
             logits[:, :3], teacher.top_indices, teacher.top_logprobs, teacher.tail_logprob,
-            token_mask(batch.decoder.token_lengths, 3), 1.0,
+            is_token(batch.decoder.token_lengths), 1.0,
         )  # fmt: skip
         torch.testing.assert_close(terms[f"kd_{place}"], divergence / 6)
 
@@ -141,12 +145,12 @@ def test_eos_has_a_hard_label_and_no_soft_one() -> None:
     model, batch = model_of(), batch_of()
     assert batch.decoder is not None
     output = model(batch.features, batch.frame_lengths, batch.decoder.piece_inputs)
-    logits = output.decoder_logits[4].detach().requires_grad_()
-    output = output._replace(decoder_logits={4: logits}, ctc_logits={})
+    states = output.piece_scores[4].states.detach().requires_grad_()
+    output = output._replace(piece_scores={4: output.piece_scores[4]._replace(states=states)}, ctc_logits={})
     terms = objective_terms(output, batch, TINY, 1.0)
     rows, ends = torch.arange(3), batch.decoder.token_lengths
-    (soft,) = torch.autograd.grad(terms["kd_final"], logits, retain_graph=True)
-    (hard,) = torch.autograd.grad(terms["ce_final"], logits)
+    (soft,) = torch.autograd.grad(terms["kd_final"], states, retain_graph=True)
+    (hard,) = torch.autograd.grad(terms["ce_final"], states)
     assert soft[rows, ends].abs().max() == 0 and (hard[rows, ends].abs().amax(-1) > 0).all()
 
 
@@ -162,9 +166,16 @@ def test_micro_batches_of_one_global_batch_add_up_to_it() -> None:
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
-@pytest.mark.parametrize("name", sorted(EVERY_TERM))
-def test_a_term_reaches_exactly_the_layers_at_or_below_its_tap(name: str, is_shared: bool) -> None:
-    settings = replace(TINY, decoder=replace(TINY.decoder, shared=is_shared))
+@pytest.mark.parametrize(
+    ("branch", "name"),
+    [("attention", name) for name in sorted(EVERY_TERM)]
+    + [("alignment", f"{kind}_{place}") for kind in ("ctc_pieces", "kd") for place in ("tap3", "final")],
+)
+def test_a_term_reaches_exactly_the_layers_at_or_below_its_tap(
+    branch: str, name: str, is_shared: bool
+) -> None:
+    settings = config(branch=branch)
+    settings = replace(settings, decoder=replace(TINY.decoder, shared=is_shared))
     model = model_of(settings)
     _, terms = compute_objective(model, batch_of(settings), settings, 3.0)
     terms[name].backward()
@@ -178,8 +189,9 @@ def test_a_term_reaches_exactly_the_layers_at_or_below_its_tap(name: str, is_sha
     assert blocks == set(range(layer))
     assert any(reached_name.startswith("encoder.subsampling") for reached_name in reached)
     heads = {reached_name.split(".")[0] for reached_name in reached} - {"encoder"}
-    assert heads == ({"ctc_head"} if name.startswith("ctc") else {"decoders"})
-    if not name.startswith("ctc") and not is_shared:
+    is_unit_term = name == "ctc" or name.startswith("ctc_tap")
+    assert heads == ({"ctc_head"} if is_unit_term else {"decoders"})
+    if not is_unit_term and not is_shared:
         decoders = {reached_name.split(".")[1] for reached_name in reached if "decoders." in reached_name}
         assert decoders == {str(layer)}
 
@@ -190,7 +202,8 @@ def test_a_term_reaches_exactly_the_layers_at_or_below_its_tap(name: str, is_sha
         dict(ctc_weight=0.5),
         dict(intermediate_ctc_weight=0.2),
         dict(distillation_weight=0.6),
-        dict(attention_on_taps=False),
+        dict(branch_on_taps=False),
+        dict(branch="alignment"),
         dict(temperature=2.0),
         dict(tail="renormalise"),
         dict(label_smoothing=0.0),
@@ -231,8 +244,10 @@ def test_a_term_without_weight_and_a_weight_without_term_are_refused() -> None:
     [
         pytest.param(TINY, batch_of(config(distillation_weight=0.0)), id="teacher missing"),
         pytest.param(config(distillation_weight=0.0), batch_of(TINY), id="teacher not asked for"),
-        pytest.param(TINY, batch_of(config(ctc_weight=1.0)), id="pieces missing"),
-        pytest.param(config(ctc_weight=1.0), batch_of(TINY), id="pieces not asked for"),
+        pytest.param(TINY, batch_of(config(ctc_weight=1.0, distillation_weight=0.0)), id="pieces missing"),
+        pytest.param(
+            config(ctc_weight=1.0, distillation_weight=0.0), batch_of(TINY), id="pieces not asked for"
+        ),
     ],
 )
 def test_a_batch_that_does_not_fit_the_settings_is_refused(
@@ -242,12 +257,32 @@ def test_a_batch_that_does_not_fit_the_settings_is_refused(
         compute_objective(model_of(settings), batch, settings, 3.0)
 
 
-def test_weights_that_leave_something_undefined_are_refused() -> None:
-    without_taps = replace(TINY, conformer=replace(TINY.conformer, taps=()))
-    with pytest.raises(StudentError, match="needs conformer.taps"):
-        objective_weights(without_taps)
-    with pytest.raises(StudentError, match="untrained"):
-        objective_weights(config(intermediate_ctc_weight=1.0))
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (dict(intermediate_ctc_weight=1.0), "untrained"),
+        (dict(ctc_weight=1.0, distillation_weight=0.3), "no decoder to act on"),
+        (dict(branch="alignment", distillation_weight=1.0), "untrained"),
+        (dict(branch="frames"), "not one of"),
+    ],
+)
+def test_weights_that_leave_something_undefined_are_refused(objective: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**objective)
+
+
+@pytest.mark.parametrize(
+    ("objective", "conditioned", "key"),
+    [
+        ({}, False, "intermediate_ctc_weight"),
+        (dict(intermediate_ctc_weight=0.0), False, "branch_on_taps"),
+        (dict(intermediate_ctc_weight=0.0, branch_on_taps=False), True, "self_conditioning"),
+    ],
+)
+def test_what_listens_to_taps_needs_taps(objective: dict[str, Any], conditioned: bool, key: str) -> None:
+    without_taps = replace(TINY.conformer, taps=(), self_conditioning=conditioned)
+    with pytest.raises(ValueError, match=f"{key} needs conformer.taps"):
+        replace(TINY, conformer=without_taps, objective=replace(TINY.objective, **objective))
 
 
 def test_bfloat16_gives_float32_terms_near_the_exact_ones_and_finite_gradients() -> None:
@@ -279,4 +314,4 @@ def test_a_batch_moves_whole() -> None:
     assert moved.features.device.type == "meta"
     assert moved.decoder is not None and moved.decoder.teacher is not None
     assert moved.decoder.teacher.tail_logprob.device.type == "meta"
-    assert batch_of(config(ctc_weight=1.0)).to("cpu").decoder is None
+    assert batch_of(config(ctc_weight=1.0, distillation_weight=0.0)).to("cpu").decoder is None
