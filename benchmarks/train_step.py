@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -154,11 +155,19 @@ def _growth(name: str, config: StudentConfig, options: dict[str, Any]) -> float:
     sizes = (NUM_UNITS, options["pieces"])
     _, step = member_step(name, config, sizes, device, dtype)
     batches = make_batches(config, options["batches"], *sizes, device, seed=1)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kilobytes elsewhere
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = psutil.Process().memory_info().rss / _MEGABYTE
     for _, batch in batches:
         step(batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / _MEGABYTE
+    return _high_water_megabytes() - before
+
+
+def _high_water_megabytes() -> float:
+    """The most that this process has held; getrusage would tell of the parent, where Linux lets it."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024 / _MEGABYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEGABYTE
 
 
 def show(figures: dict[str, Any]) -> None:
