@@ -76,8 +76,11 @@ def measure(folder: Path, texts: list[str], device: str) -> dict[str, dict[str, 
     is_special = torch.from_numpy(exact.is_special).to(exact.device)
     found: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for passage in exact.encode([Passage("", text, "") for text in texts]):
-        logits = logits_of(exact, passage, BATCH_TOKENS)
-        others = {"bfloat16": logits_of(half, passage, BATCH_TOKENS), "control": logits_of(exact, passage, 1)}
+        logits = logits_of(exact, passage, BATCH_TOKENS["cpu"])
+        others = {
+            "bfloat16": logits_of(half, passage, BATCH_TOKENS["cpu"]),
+            "control": logits_of(exact, passage, 1),
+        }
         for name, other in others.items():
             found[name].append(compared(logits, other, is_special))
     return {

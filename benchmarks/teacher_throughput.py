@@ -40,7 +40,7 @@ SIZES = {  # as transformers' BertConfig names them
     },
 }
 RECIPE_BATCH = 32  # masked copies, as they come in the file
-BATCH_TOKENS = 4096
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 
 def make_teacher(folder: Path, vocabulary: Path, size: str) -> Path:
@@ -104,8 +104,9 @@ def matrix_rate(config: Any, dtype: torch.dtype, device: str, seconds: float) ->
         [torch.randn(shape, device=device).to(dtype) for shape in shapes]
         for _ in range(config.num_hidden_layers)
     ]
-    inputs = {size: torch.randn(BATCH_TOKENS, size, device=device).to(dtype) for size in (width, inner)}
-    operations = sum(2.0 * BATCH_TOKENS * rows * columns for rows, columns in shapes)
+    tokens = BATCH_TOKENS[device]
+    inputs = {size: torch.randn(tokens, size, device=device).to(dtype) for size in (width, inner)}
+    operations = sum(2.0 * tokens * rows * columns for rows, columns in shapes)
     done, started = -1, 0.0
     while done < 0 or time.perf_counter() - started < seconds:
         for layer in weights:
@@ -145,7 +146,7 @@ def measure(folder: Path, texts: Sequence[str], dtype: str, device: str, rounds:
     calls: dict[str, Callable[[], Any]] = {
         "published_recipe": lambda: published_recipe(plain, tokenizer, texts),
         "same_dtype": lambda: published_recipe(same, tokenizer, texts),
-        "ours": lambda: teacher.score(encoded, wanted, cache_config, BATCH_TOKENS),
+        "ours": lambda: teacher.score(encoded, wanted, cache_config, BATCH_TOKENS[device]),
     }
     published_recipe(same, tokenizer, texts[:1]), calls["ours"]()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -175,7 +176,7 @@ def measure(folder: Path, texts: Sequence[str], dtype: str, device: str, rounds:
 @click.option("--vocabulary", type=click.Path(path_type=Path, exists=True), required=True, help="vocab.txt")
 @click.option("--size", type=click.Choice(sorted(SIZES)), default="base", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="bfloat16", show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", type=click.Choice(sorted(BATCH_TOKENS)), default="cpu", show_default=True)
 @click.option("--threads", default=0, help="0: as many as PyTorch chooses")
 @click.option("--transcripts", default=64, show_default=True)
 @click.option("--rounds", default=3, show_default=True)

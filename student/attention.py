@@ -23,6 +23,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
     with torch.autocast("cpu", enabled=False):
         scores = (query / sqrt(query.shape[-1])) @ key.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
+        if mask is not None:  # added in place: nothing is copied, and nothing is left to do backwards
+            scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
         return scores.softmax(-1) @ value

@@ -26,7 +26,7 @@ class DepthwiseConvolution(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_channels).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolved sequence, in float32 on a CPU, in the dtype of autocast elsewhere."""
+        """The convolved sequence; on a CPU summed in float32 and rounded to x's dtype once."""
         # torch.compile 2.11 gets the gradients of the function below wrong, without a word
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             num_channels, _, width = self.weight.shape
@@ -34,7 +34,7 @@ class DepthwiseConvolution(nn.Module):
                 x.transpose(1, 2), self.weight, self.bias, padding=width // 2, groups=num_channels
             )
             return convolved.transpose(1, 2)
-        shifted: Tensor = _ShiftedProducts.apply(x.float(), self.weight.squeeze(1).t(), self.bias)  # type: ignore[no-untyped-call]
+        shifted: Tensor = _ShiftedProducts.apply(x, self.weight.squeeze(1).t(), self.bias)  # type: ignore[no-untyped-call]
         return shifted
 
 
@@ -47,17 +47,18 @@ class _ShiftedProducts(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """(B, T, D)."""
-        padded = _padded(x, len(kernel))
+        padded = _padded(x.float(), len(kernel))
         context.save_for_backward(padded, kernel)
-        convolved = bias.expand_as(x).clone()
+        context.dtype = x.dtype
+        convolved = bias.expand(x.shape).clone()
         for shift, weights in enumerate(kernel):
             convolved.addcmul_(padded[:, shift : shift + x.shape[1]], weights)
-        return convolved
+        return convolved.to(x.dtype)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, kernel and bias."""
-        (gradient,) = gradients
+        gradient = gradients[0].float()
         padded, kernel = context.saved_tensors
         num_frames, last = gradient.shape[1], len(kernel) - 1
         padded_gradient = _padded(gradient, len(kernel))
@@ -67,7 +68,7 @@ class _ShiftedProducts(torch.autograd.Function):
         for_kernel = [
             (padded[:, shift : shift + num_frames] * gradient).sum((0, 1)) for shift in range(len(kernel))
         ]
-        return for_x, torch.stack(for_kernel), gradient.sum((0, 1))
+        return for_x.to(context.dtype), torch.stack(for_kernel), gradient.sum((0, 1))
 
 
 def _padded(x: Tensor, width: int) -> Tensor:

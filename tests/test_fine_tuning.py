@@ -76,8 +76,8 @@ def test_a_run_without_decoders_and_with_other_taps_begins_from_one_with_them(
     first: TrainingJob, tmp_path: Path
 ) -> None:
     tuned = ctc_alone(first, max_steps=1, initial_checkpoint=str(first.run_dir), learning_rate=0.0)
-    config = with_conformer(tuned.config, taps=())
-    config = replace(config, objective=replace(config.objective, intermediate_ctc_weight=0.0))
+    plain = replace(tuned.config.objective, intermediate_ctc_weight=0.0)
+    config = with_conformer(replace(tuned.config, objective=plain), taps=())
     train(replace(tuned, config=config, run_dir=tmp_path))
     began, after = (
         load_checkpoint(first.run_dir / "final.pt").model,
