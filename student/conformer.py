@@ -92,7 +92,7 @@ class Subsampling(nn.Module):
         channels = config.subsampling_channels
         self.first = nn.Conv2d(1, channels, 3, stride=2)
         self.second = nn.Conv2d(channels, channels, 3, stride=2)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
         bins = int(frames_after_convolutions(torch.tensor(mel_bins)))
         self.project = nn.Linear(channels * bins, config.model_dim)
         self.dropout = Dropout(config.dropout)
