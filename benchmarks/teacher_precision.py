@@ -76,9 +76,10 @@ def measure(folder: Path, texts: list[str], device: str) -> dict[str, dict[str, 
     is_special = torch.from_numpy(exact.is_special).to(exact.device)
     found: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for passage in exact.encode([Passage("", text, "") for text in texts]):
-        logits = logits_of(exact, passage, BATCH_TOKENS["cpu"])
+        tokens = BATCH_TOKENS[device]
+        logits = logits_of(exact, passage, tokens)
         others = {
-            "bfloat16": logits_of(half, passage, BATCH_TOKENS["cpu"]),
+            "bfloat16": logits_of(half, passage, tokens),
             "control": logits_of(exact, passage, 1),
         }
         for name, other in others.items():
@@ -91,7 +92,7 @@ def measure(folder: Path, texts: list[str], device: str) -> dict[str, dict[str, 
 @click.command()
 @click.option("--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
 @click.option("--text", type=click.Path(path_type=Path, exists=True), required=True, help="lines: ID TEXT")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", type=click.Choice(sorted(BATCH_TOKENS)), default="cpu", show_default=True)
 @click.option("--transcripts", default=200, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--quick", is_flag=True, help="8 transcripts")

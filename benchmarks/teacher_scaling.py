@@ -21,17 +21,17 @@ from rich.table import Table
 from teacher_throughput import SIZES, make_teacher, read_transcripts
 
 from pipeline.text import normaliser_identity
+from student.manifest import Utterance
 from teacher_cache.build import build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.job import BuildRequest
-from teacher_cache.passages import TranscriptEntry
 
 
 def build_seconds(
     root: Path, teacher: Path, texts: list[str], dtype: str, workers: int
 ) -> tuple[float, float, int]:
     """Seconds until the workers stand, seconds from there to the published cache, and rows."""
-    entries = [TranscriptEntry(id=str(number), text=text) for number, text in enumerate(texts)]
+    entries = [Utterance(str(number), "", text, 0.0) for number, text in enumerate(texts)]
     request = BuildRequest(
         entries={"train": entries},
         teacher_folder=teacher,

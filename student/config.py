@@ -157,7 +157,8 @@ class TrainerConfig:
     evaluate_every_steps: int = 1000
     keep_checkpoints: int = 3
     keep_best_checkpoints: int = 1  # by dev WER; more than one for averaging the best
-    max_bad_steps: int = 5  # skipped for NaN or infinity, in a row
+    max_bad_steps: int = 5  # skipped for NaN, infinity or an exploded loss, in a row
+    explosion_ratio: float = 10.0  # a loss so many times the running mean has exploded
     initial_checkpoint: str = ""  # a run or a checkpoint to fine-tune; its weights only
     early_stop_evaluations: int = 0  # so many in a row without a better dev WER end the run; 0: never
 
@@ -175,6 +176,8 @@ class TrainerConfig:
                 f"keep_best_checkpoints {self.keep_best_checkpoints} must be 1 or more, "
                 f"early_stop_evaluations {self.early_stop_evaluations} 0 or more"
             )
+        if self.explosion_ratio <= 1:
+            raise ValueError(f"explosion_ratio {self.explosion_ratio} must exceed 1")
         if self.max_steps < 1 or self.warmup_steps < 0:
             raise ValueError(
                 f"max_steps {self.max_steps}, warmup_steps {self.warmup_steps}: must be positive"

@@ -22,6 +22,7 @@ from student.early_stop import has_stopped_improving, is_among_best
 from student.errors import StudentError
 from student.fine_tuning import begin_from
 from student.interruption import StopRequest, TrainingInterrupted
+from student.loss_watch import LossWatch
 from student.memory_probe import memory_advice, probe_memory
 from student.model import Bert2CTC, inference_state
 from student.monitoring import dev_figures
@@ -182,18 +183,22 @@ class Run:
         figures = self.ranks.sum_figures(mine, self._summed)
         heard_samples = figures.pop("heard_samples")
         figures["gradient_norm"] = float(norm)
-        rate = learning_rate(self.step + 1, trainer)
-        if isfinite(figures["loss"]) and isfinite(figures["gradient_norm"]):
+        rate, audio_seconds = learning_rate(self.step + 1, trainer), heard_samples / self._sample_rate_hz
+        watch = LossWatch(trainer.explosion_ratio, self.totals)
+        loss_per_second = figures["loss"] * step.num_utterances / audio_seconds
+        fault = watch.fault(figures["loss"], loss_per_second, figures["gradient_norm"])
+        if not fault:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             self.scaler.step(self.optimiser)
+            watch.learn(loss_per_second)
             self.bad_steps_in_row = 0
         else:
-            self._skip(figures)
+            self._skip(figures, fault)
         self.scaler.update()
         self.step += 1
         self.epoch, self.step_in_epoch = step.epoch, step.step_in_epoch + 1
-        seconds, audio_seconds = time.monotonic() - started, heard_samples / self._sample_rate_hz
+        seconds = time.monotonic() - started
         self.totals["seconds"] += seconds
         self.totals["audio_seconds"] += audio_seconds
         self.totals["data_wait_seconds"] += waited
@@ -229,23 +234,20 @@ class Run:
         wers = list(dev_wers(self.job.run_dir).values()) if self.ranks.is_first else []
         return bool(self.ranks.largest(int(has_stopped_improving(wers, patience))))
 
-    def _skip(self, figures: dict[str, float]) -> None:
-        """Count a step without a number; a scaled loss too large for float16 is no fault, the scale falls."""
+    def _skip(self, figures: dict[str, float], fault: str) -> None:
+        """Count a step that is not taken; too large a scaled loss for float16 is no fault: its scale falls."""
         self.totals["skipped_steps"] += 1
         scale = self.scaler.get_scale()
-        if isfinite(figures["loss"]) and scale > 1:
+        if isfinite(figures["loss"]) and not isfinite(figures["gradient_norm"]) and scale > 1:
             self.log.say(f"step {self.step + 1}: skipped, gradients overflow at loss scale {scale:g}")
             return
         self.bad_steps_in_row += 1
-        bad = self.bad_steps_in_row
-        self.log.say(
-            f"step {self.step + 1}: skipped, loss {figures['loss']}, gradient norm {figures['gradient_norm']}"
-        )
-        if bad >= self.config.trainer.max_bad_steps:
+        self.log.say(f"step {self.step + 1}: skipped, {fault}")
+        if self.bad_steps_in_row >= self.config.trainer.max_bad_steps:
             raise StudentError(
-                f"{bad} steps in a row gave no finite loss or gradient (trainer.max_bad_steps); start a new "
-                f"run with a lower trainer.learning_rate (now {self.config.trainer.learning_rate:g}) or a "
-                "longer trainer.warmup_steps"
+                f"{self.bad_steps_in_row} steps in a row gave no sound loss (trainer.max_bad_steps), the "
+                f"last: {fault}; start a new run with a lower trainer.learning_rate (now "
+                f"{self.config.trainer.learning_rate:g}) or a longer trainer.warmup_steps"
             )
 
     def _interrupt(self, stop: StopRequest) -> None:

@@ -82,6 +82,7 @@ KEEPS: dict[str, Any] = {
     "trainer.audio_memory_megabytes": 0,
     "trainer.label_memory_megabytes": 0,
     "trainer.max_bad_steps": 1,
+    "trainer.explosion_ratio": 20.0,
     "trainer.keep_best_checkpoints": 2,  # where the best are among the last
 }
 FIXED = {"features.sample_rate_hz"}  # of the corpus: another one is refused
