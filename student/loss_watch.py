@@ -29,8 +29,8 @@ class LossWatch:
         if self._totals["watched_steps"] >= _STEPS_BEFORE_JUDGING and loss_per_second > self._ratio * mean:
             times = loss_per_second / mean
             return (
-                f"loss {loss_per_second:.3g} per second of audio, {times:.0f} times the mean of the steps before "
-                f"(trainer.explosion_ratio {self._ratio:g})"
+                f"loss {loss_per_second:.3g} per second of audio, {times:.0f} times the mean of earlier "
+                f"steps (trainer.explosion_ratio {self._ratio:g})"
             )
         return ""
 

@@ -235,7 +235,7 @@ class Run:
         return bool(self.ranks.largest(int(has_stopped_improving(wers, patience))))
 
     def _skip(self, figures: dict[str, float], fault: str) -> None:
-        """Count a step that is not taken; too large a scaled loss for float16 is no fault: its scale falls."""
+        """Count a step that is not taken; a scaled loss beyond float16 is no fault: its scale falls."""
         self.totals["skipped_steps"] += 1
         scale = self.scaler.get_scale()
         if isfinite(figures["loss"]) and not isfinite(figures["gradient_norm"]) and scale > 1:

@@ -42,7 +42,7 @@ def test_an_exploded_step_is_skipped_and_leaves_no_trace_in_the_weights(
     assert result.skipped_steps == 1 and result.steps == 26
     losses = [entry["loss"] for entry in figures_of(tmp_path)]
     assert losses[22] > 100 * losses[21] > 50 * losses[23]
-    assert "times the mean of the steps before" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "times the mean of earlier steps" in (tmp_path / "log.txt").read_text(encoding="utf-8")
 
 
 def test_explosions_in_a_row_end_the_run_with_advice(
