@@ -156,11 +156,11 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None, rotation_by_frame: Tensor) -> Tensor:
         """(B, T', D) to (B, T', D)."""
-        mixed = self.project_in(self.norm(x)).unflatten(-1, (3, self.num_heads, -1))  # (B, T', 3, H, D/H)
-        query_key, value = mixed[:, :, :2], mixed[:, :, 2]
-        query, key = rotate(query_key, rotation_by_frame).unbind(2)
+        mixed = self.project_in(self.norm(x)).unflatten(-1, (3, self.num_heads, -1))
+        mixed = mixed.permute(2, 0, 3, 1, 4)  # (3, B, H, T', D/H): turned in the layout that products read
+        query, key = rotate(mixed[:2], rotation_by_frame)
         mask = None if padding is None else ~padding[:, None, None, :]
-        attended = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask)
+        attended = attend(query, key, mixed[2], mask)
         projected: Tensor = self.project_out(attended.transpose(1, 2).flatten(2))
         return projected
 

@@ -47,7 +47,7 @@ class _ShiftedProducts(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """(B, T, D)."""
-        padded = _padded(x.float(), len(kernel))
+        padded = _padded(x, len(kernel))
         context.save_for_backward(padded, kernel)
         context.dtype = x.dtype
         convolved = bias.expand(x.shape).clone()
@@ -58,18 +58,24 @@ class _ShiftedProducts(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, kernel and bias."""
-        gradient = gradients[0].float()
         padded, kernel = context.saved_tensors
-        num_frames, last = gradient.shape[1], len(kernel) - 1
-        padded_gradient = _padded(gradient, len(kernel))
-        for_x = torch.zeros_like(gradient)
+        num_frames, last = gradients[0].shape[1], len(kernel) - 1
+        padded_gradient = _padded(gradients[0], len(kernel))
+        gradient = padded_gradient[:, last // 2 : last // 2 + num_frames]
+        for_x = torch.zeros(gradient.shape)
         for shift, weights in enumerate(kernel):
             for_x.addcmul_(padded_gradient[:, last - shift : last - shift + num_frames], weights)
+        product = torch.empty_like(for_x)
         for_kernel = [
-            (padded[:, shift : shift + num_frames] * gradient).sum((0, 1)) for shift in range(len(kernel))
+            torch.mul(padded[:, shift : shift + num_frames], gradient, out=product).sum((0, 1))
+            for shift in range(len(kernel))
         ]
         return for_x.to(context.dtype), torch.stack(for_kernel), gradient.sum((0, 1))
 
 
 def _padded(x: Tensor, width: int) -> Tensor:
-    return functional.pad(x, (0, 0, width // 2, width // 2))
+    """x in float32 with zeros beyond both ends, written once."""
+    margin, (num_utterances, num_frames, num_channels) = width // 2, x.shape
+    padded = torch.zeros(num_utterances, num_frames + 2 * margin, num_channels)
+    padded[:, margin : margin + num_frames] = x
+    return padded

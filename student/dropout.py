@@ -28,8 +28,9 @@ class Dropout(nn.Module):
             return functional.dropout(x, self.probability)
         dropped = round(self.probability * _STEPS)
         draws = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,))
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _STEPS // 2
-        return x * kept.to(x.dtype).mul_(_STEPS / (_STEPS - dropped))
+        decisions = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = torch.ge(decisions, dropped - _STEPS // 2, out=torch.empty(x.shape, dtype=x.dtype))
+        return x * kept.mul_(_STEPS / (_STEPS - dropped))
 
     def extra_repr(self) -> str:
         """The probability, for print(model)."""

@@ -160,11 +160,11 @@ def test_bfloat16_stays_close_to_float32_and_ignores_padding() -> None:
 
 def test_rotation_keeps_lengths_and_scores_depend_on_distance_alone() -> None:
     torch.manual_seed(0)
-    pair = torch.randn(1, 1, 2, 3, 8).expand(1, 50, 2, 3, 8)
+    pair = torch.randn(2, 3, 1, 8).expand(2, 3, 50, 8)
     turned = rotate(pair, rotation(50, 8, pair))
     torch.testing.assert_close(turned.norm(dim=-1), pair.norm(dim=-1))
-    query, key = turned[0, :, 0], turned[0, :, 1]
-    scores = torch.einsum("thd,shd->hts", query, key)
+    query, key = turned
+    scores = torch.einsum("htd,hsd->hts", query, key)
     torch.testing.assert_close(scores[:, 7, 3], scores[:, 31, 27], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(scores[:, 7, 3], scores[:, 3, 7])
 
