@@ -92,18 +92,23 @@ class Subsampling(nn.Module):
         channels = config.subsampling_channels
         self.first = nn.Conv2d(1, channels, 3, stride=2)
         self.second = nn.Conv2d(channels, channels, 3, stride=2)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
         bins = int(frames_after_convolutions(torch.tensor(mel_bins)))
         self.project = nn.Linear(channels * bins, config.model_dim)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, F) to (B, T', D)."""
-        x = functional.relu(self.first(features.unsqueeze(1)))
-        x = functional.relu(self.second(x))
+        x = functional.relu(_convolved(features.unsqueeze(1), self.first))
+        x = functional.relu(_convolved(x, self.second))
         projected: Tensor = self.project(x.permute(0, 2, 3, 1).flatten(2))
         dropped: Tensor = self.dropout(projected)
         return dropped
+
+
+def _convolved(x: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """By weights laid out channels-last, and not kept so: fused optimisers and ranks read memory in order."""
+    weight = convolution.weight.contiguous(memory_format=torch.channels_last)
+    return functional.conv2d(x, weight, convolution.bias, convolution.stride)
 
 
 class ConformerBlock(nn.Module):

@@ -95,9 +95,8 @@ def piece_losses(
     Each loss appears where `objective` weighs it, and the soft one where there is a teacher. Where
     several slices are needed, the backward pass projects each again instead of keeping it.
     """
-    wanted = [name for name, is_wanted in (
-        ("ce", objective.distillation_weight < 1), ("kd", rows.top_indices is not None)
-    ) if is_wanted]  # fmt: skip
+    is_weighed = {"ce": objective.distillation_weight < 1, "kd": rows.top_indices is not None}
+    wanted = [name for name, weighed in is_weighed.items() if weighed]
 
     def losses_of(states: Tensor, weight: Tensor, bias: Tensor, part: slice) -> Tensor:
         logits = PieceScores(states, weight, bias).logits().float()  # bfloat16 sums are not exact enough

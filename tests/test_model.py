@@ -129,3 +129,8 @@ def test_training_draws_dropout_from_the_default_generator_alone() -> None:
     for layer in (1, 2, 3):
         assert torch.equal(outputs[0].ctc_logits[layer], outputs[1].ctc_logits[layer])
         assert torch.equal(outputs[0].piece_scores[layer].states, outputs[1].piece_scores[layer].states)
+
+
+def test_every_weight_lies_in_memory_in_its_own_order() -> None:
+    """Fused AdamW takes a gradient's memory for its weight's, and the ranks' sum hands out plain ones."""
+    assert all(parameter.is_contiguous() for parameter in model_of().parameters())
