@@ -42,7 +42,7 @@ build_cache(driven_request(*map(Path, sys.argv[1:])))
 def driven_request(teacher_folder: Path, root: Path) -> BuildRequest:
     """What the killed driver builds; many small shards."""
     return BuildRequest(
-        entries={"train": entries_of(texts(2000))},
+        entries={"train": entries_of(texts(max(2000, 400 * KILLS)))},  # more shards than kills
         teacher_folder=teacher_folder,
         cache_config=CacheConfig(top_k=32, masking="token"),
         build_config=BuildConfig(workers=WORKERS, rows_per_shard=CHUNK_ROWS, batch_tokens=256),
@@ -144,7 +144,7 @@ def test_kills_at_random_moments_cost_no_more_than_what_was_in_flight(
     for kill in range(KILLS):
         if kill % 4:  # else at any moment, starting up included
             count = len(driver.receipts) + 1
-            driver.wait_for(partial(_has_receipts, driver, count))
+            driver.wait_for(partial(_has_receipts_or_ended, driver, count))
         time.sleep(chooser.uniform(0, 1 if kill % 4 else 6))
         if driver.process.poll() is not None:
             break  # faster than the kills
@@ -155,8 +155,9 @@ def test_kills_at_random_moments_cost_no_more_than_what_was_in_flight(
             chooser.choice(workers).kill()
             continue
         (driver.kill_everything if target == "everything" else driver.kill_alone)()
-        assert not list(root.glob("?" * 32))  # nothing is published by halves
         driver = Driver(bert_folder, root)
+        if list(root.glob("?" * 32)):
+            break  # published just before the kill: what lies there must be whole, see below
     error = driver.process.communicate(timeout=300)[1]
     assert driver.process.returncode == 0, error
     (built,) = root.glob("?" * 32)
@@ -166,5 +167,5 @@ def test_kills_at_random_moments_cost_no_more_than_what_was_in_flight(
     assert {name: receipts[name] for name in finished} == finished  # none of them was built again
 
 
-def _has_receipts(driver: Driver, count: int) -> bool:
-    return len(driver.receipts) >= count
+def _has_receipts_or_ended(driver: Driver, count: int) -> bool:
+    return len(driver.receipts) >= count or driver.process.poll() is not None
