@@ -191,7 +191,7 @@ def with_another_vocabulary(source: Path, target: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (poisoned, r"^\S+: shard 0: the teacher yields NaN or infinity for passage '\w+"),
+        (poisoned, r"^\S+: shard \d+: the teacher yields NaN or infinity for passage '\w+"),
         (with_another_vocabulary, r"the tokenizer knows \d+ pieces, the model \d+"),
     ],
 )
