@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -45,6 +44,7 @@ from student.config import StudentConfig
 from student.conformer import frames_after_convolutions
 from student.device import choose_device, choose_precision, describe_device
 from student.features import LogMel
+from student.process_memory import high_water_megabytes
 
 NUM_UNITS = 300
 _MEGABYTE = 1e6
@@ -158,16 +158,7 @@ def _growth(name: str, config: StudentConfig, options: dict[str, Any]) -> float:
     before = psutil.Process().memory_info().rss / _MEGABYTE
     for _, batch in batches:
         step(batch)
-    return _high_water_megabytes() - before
-
-
-def _high_water_megabytes() -> float:
-    """The most that this process has held; getrusage would tell of the parent, where Linux lets it."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024 / _MEGABYTE
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEGABYTE
+    return high_water_megabytes() - before
 
 
 def show(figures: dict[str, Any]) -> None:

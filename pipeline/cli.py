@@ -115,10 +115,12 @@ def train(
     as_json: bool,
 ) -> None:
     """Train the student of CONFIG against a finished teacher cache; the teacher itself is not needed."""
-    from pipeline.launch import is_rank, launch_ranks
+    if num_ranks != 1 and not dry_run:
+        from pipeline.launch import launch_ranks
+        from student.ranks import num_ranks_here
 
-    if num_ranks != 1 and not dry_run and not is_rank():
-        raise SystemExit(launch_ranks(sys.argv[1:], num_ranks))  # each rank finds --gpus again, and its place
+        if num_ranks_here() == 1:  # else this is a rank, which finds --gpus again, and its place
+            raise SystemExit(launch_ranks(sys.argv[1:], num_ranks))
     from pipeline.config import load_config
     from pipeline.dry_run_stage import plan_training
     from pipeline.stages import train_student

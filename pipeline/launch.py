@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from pipeline.console import say
 from pipeline.errors import PipelineError
-from student.interruption import REQUEUE_EXIT_CODE, STOP_SIGNALS
-
-_CTRL_C_EXIT_CODE = 130
-
-
-def is_rank() -> bool:
-    """True in a process that torchrun started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+from student.interruption import CTRL_C_EXIT_CODE, REQUEUE_EXIT_CODE, STOP_SIGNALS, exit_code_after
 
 
 def launch_ranks(
@@ -40,8 +32,8 @@ def launch_ranks(
         run(parse_args([*launcher, "--no-python", *program, *arguments]))  # type: ignore[no-untyped-call]
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
-        return next((code for code in (REQUEUE_EXIT_CODE, _CTRL_C_EXIT_CODE) if code in codes), 1)
+        return next((code for code in (REQUEUE_EXIT_CODE, CTRL_C_EXIT_CODE) if code in codes), 1)
     except SignalException as stopped:
         say(f"{signal.Signals(stopped.sigval).name}: every rank was told; the same command goes on")
-        return _CTRL_C_EXIT_CODE if stopped.sigval == signal.SIGINT else REQUEUE_EXIT_CODE
+        return exit_code_after(stopped.sigval)
     return 0

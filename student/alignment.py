@@ -31,11 +31,6 @@ class AlignmentHead(nn.Linear):
         """Weights of the projection, (num_pieces, D)."""
         return self.weight
 
-    @property
-    def output_bias(self) -> Tensor:
-        """Biases of the projection, (num_pieces,)."""
-        return self.bias
-
 
 class AlignedFrames(NamedTuple):
     """The frames of a best path that carry a token, N of them.

@@ -51,11 +51,6 @@ class AttentionDecoder(nn.Module):
         """Weights of the projection, (num_pieces, D)."""
         return self.embedding.weight[: self.num_pieces]
 
-    @property
-    def output_bias(self) -> Tensor:
-        """Biases of the projection, (num_pieces,)."""
-        return self.bias
-
 
 class DecoderBlock(nn.Module):
     """Causal self-attention, attention to the encoder, feed-forward; a residual around each."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from student.checkpoint import load_checkpoint
 from student.device import describe_device
+from student.process_memory import high_water_megabytes
 from student.run_folder import saved_steps, step_path
 from student.training_data import TrainingJob, load_training_data
 from student.training_log import RunLog
@@ -106,5 +105,4 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 def _peak_memory_megabytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _MEGABYTE
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MEGABYTE
+    return high_water_megabytes()

@@ -16,6 +16,7 @@ from typing import TextIO
 from student.errors import StudentError
 
 REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL: a queue may start the same command again
+CTRL_C_EXIT_CODE = 130  # as a shell reports a program that SIGINT ended
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _LOCK_NAME, _LOCK_TRIES, _LOCK_PAUSE_SECONDS = ".lock", 5, 0.02
 
@@ -44,7 +45,7 @@ class StopRequest:
     @property
     def exit_code(self) -> int:
         """What the process should end with."""
-        return 130 if self.signal_number == signal.SIGINT else REQUEUE_EXIT_CODE
+        return exit_code_after(self.signal_number)
 
     @property
     def name(self) -> str:
@@ -53,6 +54,11 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal_number != 0
+
+
+def exit_code_after(signal_number: int) -> int:
+    """What a training that this signal stopped ends with."""
+    return CTRL_C_EXIT_CODE if signal_number == signal.SIGINT else REQUEUE_EXIT_CODE
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class Bert2CTC(nn.Module):
                 for layer, decoder in decoders.items()
             }
         return {
-            layer: PieceScores(states[layer], decoder.output_weight, decoder.output_bias)
+            layer: PieceScores(states[layer], decoder.output_weight, decoder.bias)
             for layer, decoder in decoders.items()
         }
 

@@ -77,6 +77,11 @@ class Ranks:
 ALONE = Ranks()
 
 
+def num_ranks_here() -> int:
+    """How many processes torchrun started beside this one, itself included; 1 where it did not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined_ranks(device_name: str) -> Iterator[Ranks]:
     """This process's place among those that torchrun started; alone where it did not.
@@ -84,7 +89,7 @@ def joined_ranks(device_name: str) -> Iterator[Ranks]:
     device_name : of the config; each rank takes the GPU of its local number, or the CPU (gloo).
     Raises StudentError where there are more ranks than GPUs.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = num_ranks_here()
     if world == 1:
         yield ALONE
         return

@@ -51,14 +51,14 @@ def result_of(run: Run) -> TrainingResult:
     )
 
 
-def closing_lines(run: Run) -> list[str]:
+def closing_lines(run: Run, result: TrainingResult) -> list[str]:
     """What a person wants to know when the run has ended."""
     lines, patience = [], run.config.trainer.early_stop_evaluations
-    if run.step < run.config.trainer.max_steps:
+    if result.stopped_early:
         lines.append(f"no better dev WER in {patience} evaluations: stopped early")
-    seconds, waited = run.totals["seconds"], run.totals["data_wait_seconds"]
-    share = waited / seconds if seconds else 0.0
+    share = result.data_wait_seconds / result.seconds if result.seconds else 0.0
     lines.append(
-        f"finished {run.step} steps in {seconds:.0f} s ({share:.1%} waiting for data): {run.job.run_dir}"
+        f"finished {result.steps} steps in {result.seconds:.0f} s ({share:.1%} waiting for data): "
+        f"{run.job.run_dir}"
     )
     return lines

@@ -155,7 +155,7 @@ class Run:
         save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
         result = result_of(self)
         write_result(self.job.run_dir, result)
-        for line in closing_lines(self):
+        for line in closing_lines(self, result):
             self.log.say(line)
         return result
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from teacher_cache.quality import quality_figures
 from teacher_cache.records import read_manifest, read_receipts, remove_receipt
 from teacher_cache.reuse import find_reusable
 from teacher_cache.rows import decode
-from teacher_cache.schema import Manifest, Receipt, contents_sha256
+from teacher_cache.schema import Receipt
 from teacher_cache.shard import ShardFailure, ShardTask, build_shard
 from teacher_cache.verify import shard_fault
 from teacher_cache.writer import CacheWriter
@@ -102,12 +102,8 @@ def _build(job: BuildJob, started: float, say: Say) -> BuildResult:
     )
     receipts = read_receipts(job.building)
     worker_seconds = sum(receipt.seconds for receipt in receipts.values())
-    manifest = Manifest(
-        fingerprint=job.fingerprint,
-        recipe=job.recipe,
-        teacher=job.identity,
-        layout=layout,
-        contents_sha256=contents_sha256(job.corpus.digests),
+    manifest = replace(
+        job.manifest(layout),
         quality=quality,
         build={
             "splits": list(job.request.entries),

@@ -23,7 +23,7 @@ from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import TranscriptEntry
 from teacher_cache.plan import BuildPlan, Corpus, choose_rows_per_shard
 from teacher_cache.reuse import ReusablePassages
-from teacher_cache.schema import Recipe, fingerprint, recipe_of
+from teacher_cache.schema import Manifest, Recipe, contents_sha256, fingerprint, recipe_of
 from teacher_cache.shard import ShardTask
 
 Say = Callable[[str], None]
@@ -128,6 +128,16 @@ class BuildJob:
             temperatures=self.recipe.temperatures,
             vocab_size=len(self.teacher.vocabulary),
             rows_per_shard=plan.rows_per_shard,
+        )
+
+    def manifest(self, layout: Layout) -> Manifest:
+        """What the cache says of itself, before anything of it was measured."""
+        return Manifest(
+            fingerprint=self.fingerprint,
+            recipe=self.recipe,
+            teacher=self.identity,
+            layout=layout,
+            contents_sha256=contents_sha256(self.corpus.digests),
         )
 
     @cached_property

@@ -64,7 +64,7 @@ def test_outputs_are_the_pieces_and_inputs_have_one_unknown_more() -> None:
     _, hidden, lengths = batch()
     unknown = torch.full((3, 2), NUM_PIECES)
     states = model(unknown, hidden, lengths)
-    assert PieceScores(states, model.output_weight, model.output_bias).logits().shape == (3, 2, NUM_PIECES)
+    assert PieceScores(states, model.output_weight, model.bias).logits().shape == (3, 2, NUM_PIECES)
     with pytest.raises(IndexError):
         model(unknown + 1, hidden, lengths)
 

@@ -26,7 +26,7 @@ from teacher_cache.job import BuildJob, BuildRequest
 from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage, passages_of
 from teacher_cache.publish import publish
-from teacher_cache.schema import Manifest, Receipt, contents_sha256
+from teacher_cache.schema import Receipt
 from teacher_cache.shard import build_shard
 from teacher_cache.writer import CacheWriter
 
@@ -177,14 +177,7 @@ def build(root: Path, teacher: Teacher, drawn: Drawn) -> Path:
     writer.write_passages(job.starts, job.lengths, job.corpus.digests)
     writer.write_vocabulary(job.teacher.vocabulary, job.teacher.is_special)
     assert isinstance(build_shard(job.task(plan, 0), "cpu"), Receipt)
-    manifest = Manifest(
-        fingerprint=job.fingerprint,
-        recipe=job.recipe,
-        teacher=job.identity,
-        layout=layout,
-        contents_sha256=contents_sha256(job.corpus.digests),
-    )
-    return publish(job.building, root, manifest)
+    return publish(job.building, root, job.manifest(layout))
 
 
 def assert_exact(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.launch import is_rank, launch_ranks
+from pipeline.launch import launch_ranks
+from student.ranks import num_ranks_here
 
 LAUNCHER = """
 import sys
@@ -76,6 +77,6 @@ def test_a_signal_to_the_launcher_reaches_every_rank(
 def test_no_rank_at_all_is_refused_and_a_rank_knows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PipelineError, match="at least 1"):
         launch_ranks([], 0)
-    assert not is_rank()
+    assert num_ranks_here() == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert is_rank()
+    assert num_ranks_here() == 2
