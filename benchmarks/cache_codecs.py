@@ -103,7 +103,7 @@ def integer_codecs(quick: bool) -> list[Codec]:
     """For ids and for steps alike, all lossless."""
     codecs = [blosc(level, shuffle) for level in ((5,) if quick else (1, 5, 9)) for shuffle in SHUFFLES]
     codecs += [zstd(5), blosc(5, "bytes", "lz4"), transposed(blosc(5, "none")), transposed(blosc(5, "bytes"))]
-    return [*codecs, delta(blosc(5, "none")), delta(blosc(5, "bytes"))]
+    return [*codecs, *(delta(blosc(5, shuffle)) for shuffle in SHUFFLES)]
 
 
 def float_codecs() -> list[Codec]:

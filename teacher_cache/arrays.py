@@ -12,15 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs.blosc import Shuffle as BloscShuffle
 from zarr.codecs.numcodecs import Delta
 from zarr.errors import ZarrUserWarning
 
 from teacher_cache.errors import CacheError
-from teacher_cache.layout import ArraySpec, Layout, array_specs, table_spec
+from teacher_cache.layout import ArraySpec, Layout, Shuffle, array_specs, table_spec
 from teacher_cache.schema import FORMAT_VERSION
 
 VOCABULARY_BYTES = "vocabulary/utf8"
 ZSTD_LEVEL = 5
+SHUFFLES: dict[Shuffle, BloscShuffle] = {"none": "noshuffle", "bytes": "shuffle", "bits": "bitshuffle"}
 
 Selection = slice | tuple[slice, slice]
 
@@ -100,7 +102,7 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec, overwrite: bool
     compressor = BloscCodec(
         cname="zstd",
         clevel=ZSTD_LEVEL,
-        shuffle="shuffle" if spec.shuffle else "noshuffle",
+        shuffle=SHUFFLES[spec.shuffle],
         typesize=np.dtype(spec.dtype).itemsize,
     )
     with _known_codecs():

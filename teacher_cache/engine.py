@@ -24,6 +24,15 @@ WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+# Shards take seconds to minutes, and a worker needs its core: Dask's profiler and its fine clocks wake every
+# process fifty to a hundred times a second, which cost two workers on two cores a sixth of their rows.
+CLUSTER_SETTINGS = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+    # By the wall clock: a clock that is set forward would make every worker a lost one.
+    "distributed.scheduler.worker-ttl": None,
+}
 SAME_VERSIONS = "install bert2ctc there with the same constraints.txt"
 VERSIONED = ("torch", "transformers", "tokenizers", "zarr", "numcodecs", "numpy", "dask", "distributed")
 
@@ -46,12 +55,7 @@ def connected(scheduler: str, num_workers: int) -> Iterator[Client]:
             refuse_other_versions(client, package_versions())
             yield client
         return
-    settings = {
-        "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
-        # By the wall clock: a clock that is set forward would make every worker a lost one.
-        "distributed.scheduler.worker-ttl": None,
-    }
-    with dask.config.set(settings):
+    with dask.config.set(CLUSTER_SETTINGS):
         cluster = LocalCluster(
             n_workers=num_workers,
             threads_per_worker=1,  # Dask's; torch's own are set in the task

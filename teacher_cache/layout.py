@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,8 @@ LOGPROB_STEPS_PER_NAT = 2048
 SATURATED = 65_534  # -log p of 32 and more
 MISSING_STEPS = 65_535
 WIDE_VOCABULARY = 65_535  # from this size on, ids need four bytes: the largest u2 is the fill value
+
+Shuffle = Literal["none", "bytes", "bits"]
 
 ROW_ARRAYS = (
     "row/gold_id",
@@ -90,7 +93,7 @@ class ArraySpec:
     dtype: str
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
-    shuffle: bool = False  # bytes, before zstd: pays for log-probs, not for ids
+    shuffle: Shuffle = "none"  # before zstd: pays for log-probs, not for ids
     delta: bool = False  # differences along a chunk's rows, before that: pays where a row descends
 
     @property
@@ -105,10 +108,10 @@ def array_specs(layout: Layout) -> dict[str, ArraySpec]:
     rows, shard = layout.num_rows, layout.rows_per_shard
     passages, pieces = layout.num_passages, layout.vocab_size
 
-    def row_column(dtype: str, shuffle: bool) -> ArraySpec:
+    def row_column(dtype: str, shuffle: Shuffle) -> ArraySpec:
         return ArraySpec(shape=(rows,), dtype=dtype, chunks=(CHUNK_ROWS,), shards=(shard,), shuffle=shuffle)
 
-    def row_table(columns: int, dtype: str, shuffle: bool, delta: bool = False) -> ArraySpec:
+    def row_table(columns: int, dtype: str, shuffle: Shuffle, delta: bool = False) -> ArraySpec:
         chunk_columns = min(columns, CHUNK_COLUMNS)
         shard_columns = -(-columns // chunk_columns) * chunk_columns  # one shard file spans every column
         return ArraySpec(
@@ -122,12 +125,12 @@ def array_specs(layout: Layout) -> dict[str, ArraySpec]:
 
     temperatures = len(layout.temperatures)
     return {
-        "row/gold_id": row_column(layout.id_dtype, False),
-        "row/gold_logprob": row_column("<f4", True),
-        "row/top_id": row_table(layout.top_k, layout.id_dtype, False),
-        "row/top_logprob": row_table(layout.top_k, "<u2", True, delta=True),
-        "row/lognorm": row_table(temperatures, "<f4", True),
-        "row/tail_logprob": row_table(temperatures, "<f4", True),
+        "row/gold_id": row_column(layout.id_dtype, "none"),
+        "row/gold_logprob": row_column("<f4", "bytes"),
+        "row/top_id": row_table(layout.top_k, layout.id_dtype, "none"),
+        "row/top_logprob": row_table(layout.top_k, "<u2", "bits", delta=True),
+        "row/lognorm": row_table(temperatures, "<f4", "bytes"),
+        "row/tail_logprob": row_table(temperatures, "<f4", "bytes"),
         "passage/start": table_spec((passages,), "<i8"),
         "passage/length": table_spec((passages,), "<i4"),
         "passage/digest": table_spec((passages, DIGEST_BYTES), "|u1"),
