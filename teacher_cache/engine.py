@@ -16,10 +16,12 @@ from teacher_cache.schema import LABEL_VERSION
 
 CONNECT_TIMEOUT_SECONDS = 15
 # Dask's own setting returns freed memory to the system above 64 kB: a worker would fault in every batch's
-# logits anew, and score a third fewer rows a second. One thread is also Dask's default.
+# logits anew, and score a third fewer rows a second. Those thresholds hold for malloc's first arena alone,
+# and tasks run on a second thread: one arena for all. One thread of each library is also Dask's default.
 WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_ARENA_MAX": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
