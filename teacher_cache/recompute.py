@@ -25,10 +25,12 @@ from teacher_cache.rows import RowBlock, fault_of
 from teacher_cache.schema import Manifest
 
 STATED_ERROR = 1e-3  # of a stored log-probability in float32
-CONTROL_FACTOR = 3  # a bfloat16 teacher differs from itself: so many times that is still the same teacher
+# Another machine, or a compiler, rounds a bfloat16 teacher otherwise: by about as much as bfloat16 itself
+# rounds, so many times that is still the same teacher.
+CONTROL_FACTOR = 3
 SMALLEST_LOGPROB = -SATURATED / LOGPROB_STEPS_PER_NAT
 NAMED_PASSAGES = 3
-BATCH_TOKENS, CONTROL_BATCH_TOKENS = 4096, 700  # another batch shape sums in another order
+BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class RecomputeReport:
     """What a second scoring found. faults : one line per passage that differs, at most NAMED_PASSAGES + 1
 
     largest_error : of a log-probability, in nats     control : the same between two scorings of our own,
-    in batches of other shapes     allowed : what an error may be
+    in the cache's dtype and in float32; 0 in float32     allowed : what an error may be
     """
 
     passages: int
@@ -89,8 +91,8 @@ def recompute_cache(
     scored = teacher.score(encoded, wanted, config, BATCH_TOKENS)
     control = 0.0
     if recipe.dtype != "float32":
-        again = teacher.score(encoded, wanted, config, CONTROL_BATCH_TOKENS)
-        control = float(row_errors(scored, again).max())
+        exact = MaskedTeacher.load(teacher_folder, "float32", device)
+        control = float(row_errors(scored, exact.score(encoded, wanted, config, BATCH_TOKENS)).max())
     allowed = max(STATED_ERROR, CONTROL_FACTOR * control)
     errors = row_errors(stored, scored)
     errors[stored.gold_id != scored.gold_id] = np.inf
