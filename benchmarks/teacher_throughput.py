@@ -132,10 +132,8 @@ def seconds_of(call: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - started
 
 
-def measure(
-    folder: Path, texts: Sequence[str], dtype: str, device: str, rounds: int, with_compiled: bool
-) -> dict[str, Any]:
-    """The figures, by the names that the design gives them, and `ours_compiled` where it is asked for."""
+def measure(folder: Path, texts: Sequence[str], dtype: str, device: str, rounds: int) -> dict[str, Any]:
+    """The figures, by the names that the design gives them."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -150,10 +148,6 @@ def measure(
         "same_dtype": lambda: published_recipe(same, tokenizer, texts),
         "ours": lambda: teacher.score(encoded, wanted, cache_config, BATCH_TOKENS[device]),
     }
-    if with_compiled:
-        fast = MaskedTeacher.load(folder, dtype, device, is_compiled=True)
-        calls["ours_compiled"] = lambda: fast.score(encoded, wanted, cache_config, BATCH_TOKENS[device])
-        calls["ours_compiled"]()
     published_recipe(same, tokenizer, texts[:1]), calls["ours"]()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     rates = []
@@ -187,7 +181,6 @@ def measure(
 @click.option("--transcripts", default=64, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--seed", default=1, show_default=True)
-@click.option("--compiled", "with_compiled", is_flag=True, help="ours with a compiled encoder, too")
 @click.option("--quick", is_flag=True, help="8 transcripts, one round")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures there")
 def main(
@@ -200,7 +193,6 @@ def main(
     transcripts: int,
     rounds: int,
     seed: int,
-    with_compiled: bool,
     quick: bool,
     json_file: Path | None,
 ) -> None:
@@ -210,7 +202,7 @@ def main(
     texts = read_transcripts(text, 8 if quick else transcripts, seed)
     with tempfile.TemporaryDirectory() as folder:
         teacher = make_teacher(Path(folder), vocabulary, size)
-        figures = measure(teacher, texts, dtype, device, 1 if quick else rounds, with_compiled)
+        figures = measure(teacher, texts, dtype, device, 1 if quick else rounds)
     figures |= {"model": f"bert-{size}", "dtype": dtype, "device": device, "threads": torch.get_num_threads()}
     table = Table("", "rows/s", "ours is faster by")
     names = {"published_recipe": "published recipe, float32", "same_dtype": f"the same in {dtype}"}
@@ -218,10 +210,6 @@ def main(
         ratio = figures["rows_per_second"]["ours"] / figures["rows_per_second"][name]
         table.add_row(shown, f"{figures['rows_per_second'][name]:.1f}", f"{ratio:.1f} x")
     table.add_row(f"ours, {dtype}", f"{figures['rows_per_second']['ours']:.1f}", "")
-    if with_compiled:
-        ratio = figures["rows_per_second"]["ours_compiled"] / figures["rows_per_second"]["ours"]
-        shown = f"{ratio:.2f} x as fast as ours"
-        table.add_row("ours, compiled", f"{figures['rows_per_second']['ours_compiled']:.1f}", shown)
     floor = f"{figures['floor_rows_per_second']:.1f}"
     table.add_row("floor", floor, f"ours reaches {figures['fraction_of_floor']:.0%} of it")
     console = Console()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 from torch import nn
 
 from student.attention_decoder import DecoderBlock
 from student.conformer import ConformerBlock
-from teacher_cache.compilation import COMPILERS, has_compiler
+
+_COMPILERS = ("g++", "clang++", "c++")
 
 
 def compile_or_say_why_not(model: nn.Module, device: torch.device) -> str:
@@ -19,7 +23,7 @@ def compile_or_say_why_not(model: nn.Module, device: torch.device) -> str:
     if device.type != "cuda":
         return f"trainer.compile: for CUDA GPUs, this is a {device.type}: training runs eagerly"
     if not has_compiler():
-        return f"trainer.compile: no C++ compiler ({', '.join(COMPILERS)}) here: training runs eagerly"
+        return f"trainer.compile: no C++ compiler ({', '.join(_COMPILERS)}) here: training runs eagerly"
     return f"{compile_blocks(model)} blocks run compiled: the first steps take minutes"
 
 
@@ -33,3 +37,9 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     for block in blocks:
         block.compile(dynamic=True, backend=backend)
     return len(blocks)
+
+
+def has_compiler() -> bool:
+    """True where TorchInductor finds a C++ compiler: $CXX, or one of the usual names."""
+    named = os.environ.get("CXX")
+    return any(shutil.which(name) for name in ([named] if named else _COMPILERS))

@@ -111,7 +111,6 @@ def _build(job: BuildJob, started: float, say: Say) -> BuildResult:
             "worker_seconds": round(worker_seconds, 3),
             "rows_per_worker_second": round(plan.num_rows / max(worker_seconds, 1e-9), 1),
             "threads": plan.threads,
-            "compiled": plan.compiled,
             "batch_tokens": plan.batch_tokens,
             "device_type": plan.device_type,
             "versions": package_versions(),

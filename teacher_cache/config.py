@@ -7,7 +7,6 @@ from dataclasses import dataclass
 MASKING_POLICIES = ("token", "whole_word")
 CONTEXT_POLICIES = ("utterance", "chapter")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-COMPILE_POLICIES = ("auto", "always", "never")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +108,6 @@ class BuildConfig:
 
     splits : labelled splits; dev serves monitoring only, test splits only on request
     workers : Dask workers, 0 = one per GPU, or one per core without a GPU
-    compile : "auto" compiles the encoder where the work is long enough to pay for it, "always", "never"
     """
 
     splits: tuple[str, ...] = ("train", "dev")
@@ -117,10 +115,7 @@ class BuildConfig:
     threads_per_worker: int = 1
     rows_per_shard: int = 0  # 0: chosen from the corpus so that every worker gets many
     batch_tokens: int = 4096  # masked copies times their length, per forward pass
-    compile: str = "auto"
 
     def __post_init__(self) -> None:
         if self.rows_per_shard % 1024 or not 0 <= self.rows_per_shard <= 65_536:
             raise ValueError(f"rows_per_shard {self.rows_per_shard} must be a multiple of 1,024 up to 65,536")
-        if self.compile not in COMPILE_POLICIES:
-            raise ValueError(f"compile {self.compile!r} is not one of {COMPILE_POLICIES}")

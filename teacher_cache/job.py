@@ -14,7 +14,6 @@ import torch
 
 from teacher_cache.arrays import CacheArrays
 from teacher_cache.catalogue import building_path, list_caches
-from teacher_cache.compilation import pays, why_not
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.digest_index import DigestIndex
 from teacher_cache.errors import CacheError
@@ -118,23 +117,7 @@ class BuildJob:
             dtype=self.request.cache_config.dtype,
             device_type=self.request.device.partition(":")[0],
             reused=tuple(held.path.name for held in self.reusable),
-            compiled=self.compiles(),
         )
-
-    def compiles(self) -> bool:
-        """Whether a fresh plan compiles the encoder; "always" on a machine that cannot is told by its worker.
-
-        Counted are two operations for each weight of the encoder and each token of a masked copy.
-        """
-        build, policy = self.request.build_config, self.request.build_config.compile
-        if policy != "auto":
-            return policy == "always"
-        to_score = self.source < 0
-        words_of_context = self.request.cache_config.context_words
-        tokens = float((self.lengths * (self.lengths + words_of_context))[to_score].sum())
-        share = 2 * self.teacher.num_weights * tokens / self.request.num_workers
-        dtype, device_type = self.request.cache_config.dtype, self.request.device.partition(":")[0]
-        return pays(share, build.threads_per_worker, dtype, device_type) and not why_not()
 
     def layout(self, plan: BuildPlan) -> Layout:
         """The sizes of the arrays."""
@@ -182,7 +165,6 @@ class BuildJob:
             config=self.request.cache_config,
             batch_tokens=plan.batch_tokens,
             threads=plan.threads,
-            compiled=plan.compiled,
             copied={
                 self.reusable[number].path.resolve(): np.flatnonzero(source == number)
                 for number in np.unique(source[source >= 0])

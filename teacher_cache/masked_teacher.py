@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from teacher_cache.compilation import compiled
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.last_layer import LastLayer, part_last_layer
@@ -49,8 +48,7 @@ class EncodedPassage:
 class MaskedTeacher:
     """A masked language model that fills blanks: its encoder, its vocabulary head in float32, its tokenizer.
 
-    num_weights : of the encoder, its embeddings apart     vocabulary : V pieces
-    is_special : bool (V,), pieces that are never ranked
+    vocabulary : V pieces     is_special : bool (V,), pieces that are never ranked
     max_tokens : of a passage, context and specials included     encoder : all layers but the last,
     ids (B, L) -> (B, L, D)     last_layer : the same at chosen places     head : (n, D) float32 -> (n, V)
     """
@@ -64,13 +62,10 @@ class MaskedTeacher:
     mask_id: int
     unknown_id: int | None  # a gold piece all the same where a transcript holds it
     max_tokens: int
-    num_weights: int
     device: torch.device
 
     @staticmethod
-    def load(
-        folder: Path, dtype: str = "float32", device: str = "cpu", is_compiled: bool = False
-    ) -> MaskedTeacher:
+    def load(folder: Path, dtype: str = "float32", device: str = "cpu") -> MaskedTeacher:
         """The teacher of a local Hugging Face folder; only safetensors are read and no code of it runs.
 
         dtype : of the encoder, "float32" or "bfloat16"; the head is always float32.
@@ -91,14 +86,9 @@ class MaskedTeacher:
         vocabulary = [str(piece) for piece in tokenizer.convert_ids_to_tokens(range(vocab_size))]
         special_ids = set(tokenizer.all_special_ids)
         positions = model.base_model.embeddings.position_embeddings
-
-        def encode(ids: Tensor) -> Tensor:
-            return encoder(ids).last_hidden_state  # type: ignore[no-any-return]
-
         return MaskedTeacher(
             tokenizer=tokenizer,
-            encoder=compiled(encode, device) if is_compiled else encode,
-            num_weights=_num_weights(encoder) - _num_weights(encoder.embeddings),
+            encoder=lambda ids: encoder(ids).last_hidden_state,
             last_layer=last_layer,
             head=head,
             vocabulary=vocabulary,
@@ -215,10 +205,6 @@ class MaskedTeacher:
         hidden = self.encoder(torch.from_numpy(ids).to(self.device))
         places = [torch.from_numpy(part).to(self.device) for part in (row, position[pieces])]
         return pieces, self.last_layer(hidden, *places).float()
-
-
-def _num_weights(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
 
 
 def _load_folder(folder: Path) -> tuple[Any, Any]:

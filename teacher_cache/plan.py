@@ -58,8 +58,7 @@ class BuildPlan:
 
     Rows stand in the order of their passages' digests; shard s holds the rows from s * rows_per_shard on;
     its batches follow from the lengths of its copies and from batch_tokens.
-    threads : of each worker     compiled : the encoder, by TorchInductor
-    reused : fingerprints of the caches whose rows are copied
+    threads : of each worker     reused : fingerprints of the caches whose rows are copied
     """
 
     fingerprint: str
@@ -71,7 +70,6 @@ class BuildPlan:
     dtype: str
     device_type: str
     reused: tuple[str, ...] = ()
-    compiled: bool = False
 
     def write(self, building: Path) -> None:
         """Write `plan.json` whole or not at all."""

@@ -29,8 +29,8 @@ MAX_CALIBRATION_PASSAGES = 4096  # sent to each process
 class BuildPreview:
     """Figures of a build that has not run.
 
-    bytes : of the arrays before compression     expected_seconds : of starting the workers and scoring
-    eagerly, on this machine     compiled : the encoder would be, which takes a minute first and saves a tenth
+    bytes : of the arrays before compression     expected_seconds : of starting the workers and scoring,
+    on this machine
     covered_by : the published cache that holds every passage, if any; then there is nothing to do
     """
 
@@ -43,7 +43,6 @@ class BuildPreview:
     bytes: int
     rows_per_worker_second: float
     expected_seconds: float
-    compiled: bool
     covered_by: Path | None
 
 
@@ -78,7 +77,6 @@ def preview_build(request: BuildRequest, say: Say = lambda line: None) -> BuildP
         bytes=num_bytes,
         rows_per_worker_second=round(rate / at_once, 1),
         expected_seconds=round(ready_seconds + rows_to_score / (rate * alike), 1) if rows_to_score else 0.0,
-        compiled=plan.compiled,
         covered_by=covered_by,
     )
 

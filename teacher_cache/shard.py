@@ -42,7 +42,6 @@ class ShardTask:
     config: CacheConfig
     batch_tokens: int
     threads: int
-    compiled: bool = False
     copied: Mapping[Path, np.ndarray] = field(default_factory=dict)
 
 
@@ -66,8 +65,7 @@ def build_shard(task: ShardTask, device: str) -> Receipt | ShardFailure:
         is_scored = np.ones(len(task.passages), dtype=bool)
         for numbers in task.copied.values():
             is_scored[numbers] = False
-        model = (task.teacher_folder, task.config.dtype, device, task.compiled)
-        teacher = _teacher(*model) if is_scored.any() else None
+        teacher = _teacher(task.teacher_folder, task.config.dtype, device) if is_scored.any() else None
         started = time.monotonic()  # loading a model is no part of what a shard costs
         rows = _rows_of(task, teacher, is_scored)
         writer = CacheWriter.open(task.building)
@@ -105,6 +103,6 @@ def _rows_of(task: ShardTask, teacher: MaskedTeacher | None, is_scored: np.ndarr
 
 
 @lru_cache(maxsize=1)
-def _teacher(folder: Path, dtype: str, device: str, is_compiled: bool) -> MaskedTeacher:
+def _teacher(folder: Path, dtype: str, device: str) -> MaskedTeacher:
     """Loaded once in each worker process."""
-    return MaskedTeacher.load(folder, dtype, device, is_compiled)
+    return MaskedTeacher.load(folder, dtype, device)

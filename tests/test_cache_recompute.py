@@ -20,6 +20,7 @@ from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.job import BuildRequest
 from teacher_cache.layout import ROW_ARRAYS
+from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage, passages_of
 from teacher_cache.recompute import CONTROL_FACTOR, STATED_ERROR, recompute_cache, row_errors
 from teacher_cache.reuse import copy_rows
@@ -108,6 +109,23 @@ def test_one_altered_label_that_every_checksum_vouches_for_is_found(
     assert verify_cache(copy) == []
     (fault,) = recompute_cache(copy, bert_folder, passages(), 1.0).faults
     assert "off by 1." in fault and "\n" not in fault
+
+
+def test_a_machine_that_rounds_otherwise_made_a_sound_cache(
+    cache: Path, bert_folder: Path, tmp_path: Path
+) -> None:
+    """A machine that keeps every sum in float32 is as far from bfloat16 as any sound one can be."""
+    copy = shutil.copytree(cache, tmp_path / cache.name)
+    teacher = MaskedTeacher.load(bert_folder, "float32")
+    encoded = teacher.encode(sorted(passages(), key=lambda passage: passage.digest))
+    wanted = np.ones(sum(passage.own_length for passage in encoded), dtype=bool)
+    config = CacheConfig(top_k=8, masking="whole_word")
+    change_rows(copy, lambda rows: teacher.score(encoded, wanted, config, 512))
+    report = recompute_cache(copy, bert_folder, passages(), 1.0)
+    assert report.faults == ()
+    if read_manifest(cache).recipe.dtype == "bfloat16":
+        assert report.largest_error > STATED_ERROR  # else it showed nothing
+        assert report.largest_error == pytest.approx(report.control, abs=STATED_ERROR)
 
 
 def test_rows_of_other_passages_are_found(cache: Path, bert_folder: Path, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_objective import batch_of, config, model_of
 
-from student.compilation import compile_blocks, compile_or_say_why_not
+from student import compilation
+from student.compilation import compile_blocks, compile_or_say_why_not, has_compiler
 from student.objective import compute_objective
-from teacher_cache.compilation import has_compiler
 
 
 @pytest.mark.slow
@@ -43,4 +43,4 @@ def test_where_it_cannot_be_had_training_runs_eagerly_and_says_so(
     assert "no C++ compiler (g++, clang++, c++)" in compile_or_say_why_not(model, torch.device("cuda"))
     assert not any(block._compiled_call_impl for block in model.modules())
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not has_compiler()
+    assert not compilation.has_compiler()
