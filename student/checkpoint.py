@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import typing
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint, its tensors on the CPU. Raises StudentError for a damaged or foreign file."""
     try:
+        _refuse_altered(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make the unpickler raise anything; it never runs them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -109,6 +111,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content["config"] = config_from_tables(content["config"])
     content["units_model"] = content["units_model"].numpy().tobytes()
     return Checkpoint(**{name: content[name] for name in Checkpoint.__slots__})
+
+
+def _refuse_altered(path: Path) -> None:
+    """Raises BadZipFile where a part is not what its checksum says, which PyTorch writes and never reads."""
+    with zipfile.ZipFile(path) as archive:
+        altered = archive.testzip()
+    if altered is not None:
+        raise zipfile.BadZipFile(f"{altered} is not what was written")
 
 
 def config_from_tables(tables: Mapping[str, Mapping[str, Any]]) -> StudentConfig:

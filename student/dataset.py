@@ -20,6 +20,7 @@ from student.config import AugmentationConfig, FeatureConfig
 from student.errors import StudentError
 from student.features import frames_after_subsampling
 from student.manifest import Utterance
+from student.reader_processes import start_fork_server
 
 Samples = npt.NDArray[np.int16]
 Key = tuple[int, int]  # (epoch, index of the utterance)
@@ -151,6 +152,8 @@ def load_batches(
 
     Labels of the teacher are not read here: one copy in the training process serves every worker.
     """
+    if workers:
+        start_fork_server()
     loader = DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]  # may be endless: its length is never asked for

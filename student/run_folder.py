@@ -70,7 +70,12 @@ def best_saved_steps(run_dir: Path, count: int) -> list[int]:
 
 
 def prune_checkpoints(run_dir: Path, keep: int, keep_best: int = 1) -> None:
-    """Delete all but the last `keep` checkpoints, the best one and the `keep_best` best ones."""
+    """Delete all but the last `keep` checkpoints, the best one and the `keep_best` best ones.
+
+    What a killed process was writing goes too: the run is locked, so nobody else writes.
+    """
+    for partial in (run_dir / _FOLDER).glob("*.partial"):
+        partial.unlink(missing_ok=True)
     best = best_step(run_dir)
     kept = {best[0]} if best else set()
     kept |= set(best_saved_steps(run_dir, keep_best)) if keep_best > 1 else set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from student.device import describe_device
@@ -12,6 +13,8 @@ from student.training_result import TrainingResult
 if TYPE_CHECKING:  # the run writes its report with this
     from student.training_run import Run
 
+_FINAL_TERMS = ("ctc", "ce_final", "kd_final", "ctc_pieces_final")  # those of the taps are in TensorBoard
+
 
 def introduction(run: Run) -> str:
     """Device, precision, size of the model and of the data, in a line."""
@@ -21,6 +24,15 @@ def introduction(run: Run) -> str:
     return (
         f"training on {describe_device(run.device)} in {run.precision.reason}: {weights:,} weights, "
         f"{len(speech):,} utterances, {hours:.2f} hours, {run.sampler.padding_fraction():.1%} padding"
+    )
+
+
+def progress_note(figures: Mapping[str, float]) -> str:
+    """What a progress bar says beside a step: the loss, the final layer's terms, the rate and the speed."""
+    terms = " ".join(f"{name} {figures[name]:.2f}" for name in _FINAL_TERMS if name in figures)
+    return (
+        f"epoch {figures['epoch']:.0f} loss {figures['loss']:.2f} ({terms}) "
+        f"rate {figures['learning_rate']:.1e} {figures['audio_seconds_per_second']:.0f} x real time"
     )
 
 

@@ -29,7 +29,7 @@ from student.monitoring import dev_figures
 from student.objective import compute_objective, objective_weights
 from student.ranks import ALONE, Ranks
 from student.run_folder import FINAL_NAME, best_step, dev_wers, mark_best, prune_checkpoints, step_path
-from student.run_report import closing_lines, introduction, result_of
+from student.run_report import closing_lines, introduction, progress_note, result_of
 from student.sampler import BatchSampler, Step
 from student.schedule import build_optimiser, learning_rate
 from student.training_data import TrainingData, TrainingJob
@@ -66,7 +66,7 @@ class Run:
         self.step = self.epoch = self.step_in_epoch = self.bad_steps_in_row = 0
         self.totals = {"skipped_steps": 0.0, "seconds": 0.0, "audio_seconds": 0.0, "data_wait_seconds": 0.0}
         self.dev_wer: float | None = None
-        self.evaluated_step = -1
+        self.evaluated_step = self.saved_step = -1
         torch.manual_seed(trainer.seed)
         num_pieces = data.vocabulary.num_outputs if data.vocabulary else None
         self.model = Bert2CTC(job.config, data.units.size, num_pieces)
@@ -89,6 +89,7 @@ class Run:
     def train(self, stop: StopRequest) -> None:
         """Steps up to `max_steps`; a stop request ends it at the next step boundary with a checkpoint."""
         trainer, (steps, batches) = self.config.trainer, self.begin()
+        self._evaluate_if_due()
         with self._progress() as advance:
             while self.step < trainer.max_steps and not self._stops_early():
                 stop.signal_number = self.ranks.largest(stop.signal_number)
@@ -96,15 +97,10 @@ class Run:
                     self._interrupt(stop)
                 figures = self.train_step(next(steps), batches)
                 self.log.figures(self.step, "train", figures)
-                if self.step % trainer.evaluate_every_steps == 0:
-                    self.evaluate()
                 if self.step % trainer.checkpoint_every_steps == 0:
-                    self.save()
-                advance(
-                    1,
-                    note=f"epoch {self.epoch} loss {figures['loss']:.3f} rate {figures['learning_rate']:.1e} "
-                    f"{figures['audio_seconds_per_second']:.0f} x real time",
-                )
+                    self.save()  # before a long measurement: a queue that asks to stop does not wait for ever
+                self._evaluate_if_due()
+                advance(1, note=progress_note(figures))
 
     def begin(self) -> tuple[Iterator[Step], Iterator[SpeechBatch]]:
         """Steps from the run's position on and the batches that they take, once the largest have fitted."""
@@ -119,6 +115,12 @@ class Run:
         batches = load_batches(speech, keys, self.config.trainer.data_workers)
         self.model.train()
         return self.sampler.steps(self.epoch, self.step_in_epoch), batches
+
+    def _evaluate_if_due(self) -> None:
+        """Also where a run goes on from a step that was saved but not measured any more."""
+        if self.step and self.step % self.config.trainer.evaluate_every_steps == 0:
+            if self.evaluated_step != self.step:
+                self.evaluate()
 
     def evaluate(self) -> None:
         """Measure the dev split; a new best WER is saved at once."""
@@ -141,8 +143,10 @@ class Run:
         """Write the checkpoint of this step and prune older ones; the first rank does."""
         if not self.ranks.is_first:
             return
-        path = step_path(self.job.run_dir, self.step)
-        save_checkpoint(path, self._checkpoint(self.model.state_dict(), self.optimiser.state_dict()))
+        if self.saved_step != self.step:
+            path = step_path(self.job.run_dir, self.step)
+            save_checkpoint(path, self._checkpoint(self.model.state_dict(), self.optimiser.state_dict()))
+            self.saved_step = self.step
         trainer = self.config.trainer
         prune_checkpoints(self.job.run_dir, trainer.keep_checkpoints, trainer.keep_best_checkpoints)
 
@@ -293,6 +297,10 @@ class Run:
             checkpoint.epoch,
             checkpoint.step_in_epoch,
         )
+        self.saved_step = self.step
+        measured = dev_wers(self.job.run_dir)
+        if self.step in measured:
+            self.evaluated_step, self.dev_wer = self.step, measured[self.step]
         self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, dict(checkpoint.totals)
         if checkpoint.loss_scale:
             self.scaler.load_state_dict(dict(checkpoint.loss_scale))

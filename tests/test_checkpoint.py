@@ -69,12 +69,15 @@ def test_a_checkpoint_without_decoders_has_no_pieces(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "a.pt").pieces is None
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "text", "absent"])
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "absent", "flipped"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.pt"
     save_checkpoint(path, checkpoint_of())
     whole = path.read_bytes()
-    path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello"}.get(damage, whole))
+    weights = load_checkpoint(path).model["weight"].numpy().tobytes()
+    flipped = whole.replace(weights, bytes([weights[0] ^ 64]) + weights[1:])
+    files = {"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello", "flipped": flipped}
+    path.write_bytes(files.get(damage, whole))
     if damage == "absent":
         path.unlink()
     with pytest.raises(StudentError, match=r"a\.pt") as caught:

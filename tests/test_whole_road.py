@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from fakes import WORDS, sentences, tiny_bert, write_corpus
 
 from pipeline.cli import main
-from student.run_folder import dev_wers, saved_steps
+from student.checkpoint import load_checkpoint
+from student.run_folder import dev_wers, metrics, saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -213,24 +216,63 @@ def test_a_fine_tuned_run_keeps_in_its_record_what_it_began_from(road: Road) -> 
     assert listed["tuned"]["state"] == "finished" and listed["tuned"]["cache_names"] == ["tones"]
 
 
-def test_a_queue_s_signal_saves_and_ends_with_code_75(road: Road) -> None:
-    run = road.folder / "runs" / "queued"
+def start_training(road: Road, run: Path, *settings: str) -> subprocess.Popen[str]:
+    """A training in a process and a process group of its own."""
     roots = [part for name in ("data", "cache", "runs") for part in (f"--{name}-root", road.options[name])]
+    chosen = [part for setting in settings for part in ("--set", setting)]
     command = [sys.executable, "-m", "pipeline.cli", "train", str(road.config), "--run-dir", str(run)]
-    command += ["--set", "trainer.max_steps=100000", *roots]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, *chosen, *roots], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("data_workers", [0, 1])
+def test_a_queue_s_signal_to_the_whole_group_saves_and_ends_with_code_75(
+    road: Road, data_workers: int
+) -> None:
+    run = road.folder / "runs" / f"queued-{data_workers}"
+    process = start_training(road, run, "trainer.max_steps=100000", f"trainer.data_workers={data_workers}")
     try:
-        deadline = time.monotonic() + 60
-        while not dev_wers(run) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: dev_wers(run), process)
+        os.killpg(process.pid, signal.SIGUSR1)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 75, said
-    assert "SIGUSR1: saved at step" in said
+    assert "SIGUSR1: saved at step" in said and "Traceback" not in said
     listed = {run["run"]: run for run in road.json("runs", "ls", roots="runs cache")["runs"]}
-    assert listed["queued"]["state"] == "stopped" and listed["queued"]["step"] == saved_steps(run)[-1]
+    assert listed[run.name]["state"] == "stopped" and listed[run.name]["step"] == saved_steps(run)[-1]
+
+
+def test_a_killed_training_goes_on_as_if_it_had_not_been(road: Road) -> None:
+    """kill -9 of the process, whatever it was at; dropout, speed and masks are on."""
+    settings = ["trainer.max_steps=30", "trainer.checkpoint_every_steps=1", "trainer.evaluate_every_steps=4"]
+    settings += ["conformer.dropout=0.1", "augmentation.time_masks=1", "augmentation.speed_factors=[0.9,1.1]"]
+    killed, whole = (road.folder / "runs" / name for name in ("killed", "whole"))
+    for steps in (3, 11):
+        process = start_training(road, killed, *settings)
+        wait_until(lambda least=steps: (saved_steps(killed) or [0])[-1] >= least, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not (killed / "final.pt").exists()
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    for run in (killed, whole):
+        road.json("train", str(road.config), "--run-dir", str(run), *chosen, roots="data cache runs")
+    timed = {"audio_seconds_per_second", "data_wait_seconds"}
+    figures = [
+        [{name: value for name, value in entry.items() if name not in timed} for entry in metrics(run)]
+        for run in (killed, whole)
+    ]
+    assert figures[0] == figures[1] and len(figures[0]) == 30 + 7 + 1
+    one, other = (load_checkpoint(run / "final.pt").model for run in (killed, whole))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert not list(killed.rglob("*.partial"))
 
 
 def test_a_cache_is_listed_described_and_verified_and_a_flipped_byte_is_found(road: Road) -> None:
