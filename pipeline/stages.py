@@ -18,7 +18,7 @@ from pipeline.roots import Roots
 from pipeline.run_record import claim_run, read_record, write_record
 from pipeline.run_state import recorded_state
 from pipeline.text import normaliser_identity
-from teacher_cache.schema import canonical_json
+from teacher_cache.schema import Manifest, canonical_json
 
 if TYPE_CHECKING:
     from student.training_data import TrainingJob
@@ -124,6 +124,7 @@ def training_job(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_re
         cache_config=config.cache,
         run_dir=run_dir,
         scratch=roots.scratch,
+        normaliser=normaliser_identity(),
     )
 
 
@@ -169,12 +170,25 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
             f"make it with `make teacher-cache CONFIG={config.name}`, or name one with --cache"
         )
     path = resolve(roots.cache, reference or started_with or config.name)
+    if not (reference or started_with):
+        _refuse_another_teacher(config, read_manifest(path))
     if started_with and path.name != started_with:
         refuse_another_cache(run_dir, read_manifest(path))  # names what differs, where it can
         raise PipelineError(
             f"{run_dir}: began with cache {started_with}, not {path.name}; start a new run with RUN="
         )
     return path
+
+
+def _refuse_another_teacher(config: ExperimentConfig, manifest: Manifest) -> None:
+    """The config's name may still stand for a cache that an earlier [teacher] labelled."""
+    wanted, held = config.teacher.name or config.teacher.model, manifest.teacher
+    if wanted in (held.name, held.model) or (not held.model and Path(wanted).name == held.name):
+        return  # a local folder has no model's name, and goes by its own wherever it lies
+    raise PipelineError(
+        f"cache {manifest.fingerprint} of config {config.name!r} was labelled by teacher {held.name!r}; the "
+        f"config names {wanted!r}; run `bert2ctc cache build` with it, or name this cache with --cache"
+    )
 
 
 def evaluate_run(

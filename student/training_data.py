@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +34,7 @@ class TrainingJob:
     cache_path : a published teacher cache; None only where no attention decoder is trained
     cache_config : the [cache] table that the cache must have been built with
     scratch : where labels that do not fit in memory are mapped from; None reads them from the cache
+    normaliser : identity of the one that wrote the manifests' texts; None leaves it out of the comparison
     """
 
     config: StudentConfig
@@ -44,6 +46,7 @@ class TrainingJob:
     cache_config: CacheConfig
     run_dir: Path
     scratch: Path | None = None
+    normaliser: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,9 @@ def open_cache(job: TrainingJob) -> TeacherCacheReader:
         memory_megabytes=job.config.trainer.label_memory_megabytes,
         scratch=job.scratch,
     )
-    differences = reader.manifest.differences(job.cache_config, "", reader.manifest.recipe.normaliser)
+    held = reader.manifest.recipe.normaliser
+    normaliser = held if job.normaliser is None else job.normaliser
+    differences = reader.manifest.differences(job.cache_config, "", normaliser)
     if differences:
         raise StudentError(
             f"cache {reader.fingerprint} was built otherwise: {'; '.join(differences)}; "

@@ -144,6 +144,29 @@ def test_another_config_on_the_same_run_is_refused_and_the_keys_are_named(road: 
     assert "RUN=" in result.stderr
 
 
+def test_a_cache_of_the_config_s_name_by_another_teacher_is_refused_unless_it_is_named(road: Road) -> None:
+    """After an edit of [teacher] the name still stands for the cache that the old one labelled."""
+    run = road.folder / "runs" / "other-teacher"
+    settings = ("--set", "teacher.model=other/roberta", "--set", "trainer.max_steps=1", "--run-dir", str(run))
+    refused = road.run("train", str(road.config), *settings, roots="data cache runs")
+    assert refused.exit_code == 1 and refused.stderr.count("\n") == 1
+    assert "labelled by teacher 'bert'; the config names 'other/roberta'" in refused.stderr
+    assert not run.exists()
+    named = (*settings, "--cache", "tones")
+    assert road.json("train", str(road.config), *named, roots="data cache runs")["steps"] == 1
+
+
+def test_a_cache_of_another_normaliser_is_refused(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pipeline.stages.prepared_folder", lambda *_: next((road.folder / "runs/prepared").iterdir())
+    )
+    monkeypatch.setattr("pipeline.stages.normaliser_identity", lambda: {"name": "english", "version": 99})
+    settings = ("--set", "trainer.max_steps=1", "--run-dir", str(road.folder / "runs" / "other-normaliser"))
+    refused = road.run("train", str(road.config), *settings, roots="data cache runs")
+    assert refused.exit_code == 1
+    assert "was built otherwise: normaliser" in refused.stderr
+
+
 def test_the_student_is_trained_without_the_teacher_s_files(road: Road) -> None:
     hidden = shutil.move(road.folder / "bert", road.folder / "bert-away")
     try:
