@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from student.config import AugmentationConfig, FeatureConfig
 from student.errors import StudentError
 from student.features import frames_after_subsampling
 from student.manifest import Utterance
-from student.reader_processes import start_fork_server
+from student.reader_processes import obey_sigterm_of, start_fork_server
 
 Samples = npt.NDArray[np.int16]
 Key = tuple[int, int]  # (epoch, index of the utterance)
@@ -160,6 +162,7 @@ def load_batches(
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context="forkserver" if workers else None,
+        worker_init_fn=partial(obey_sigterm_of, os.getpid()) if workers else None,
         generator=torch.Generator(),  # the loader draws a seed; not from the generator that dropout uses
     )
     try:
