@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 from synthetic_cache import make, plan_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import CACHE_CONFIG, WordTeacher, ctc_alone, tiny_config, tiny_job
 
 from student import training_run
@@ -89,7 +90,11 @@ def test_distillation_from_the_cache_trains_every_term_and_leaves_no_decoder(
     assert not any("decoder" in name for name in final.model) and not final.optimiser
     assert result.inference_parameters < result.parameters
     assert result.cache_fingerprint == final.cache_fingerprint != ""
-    assert list((tmp_path / "tensorboard").iterdir())
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for kind, figures in (("train", first), ("dev", dev)):
+        for name in figures.keys() - {"step", "kind"}:
+            shown = {event.step: event.value for event in board.Scalars(f"{kind}/{name}")}
+            assert shown[figures["step"]] == pytest.approx(figures[name], rel=1e-6)
 
 
 @pytest.mark.slow
@@ -120,6 +125,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         assert all(torch.equal(t, other.optimiser["state"][number][name]) for name, t in state.items())
     epochs = {entry["epoch"] for entry in figures_of(whole.run_dir)}
     assert len(epochs) > 1, "the run must cross an epoch's end to prove anything"
+
+
+def test_a_run_killed_while_it_measured_dev_measures_it_when_it_goes_on(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step was saved before the measurement, so nothing is trained twice either."""
+    config = tiny_config(max_steps=4, checkpoint_every_steps=2, evaluate_every_steps=2)
+    whole, parts = (replace(job, config=config, run_dir=tmp_path / name) for name in ("whole", "parts"))
+    train(whole)
+    with monkeypatch.context() as context:
+        context.setattr(training_run, "dev_figures", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(parts)
+    assert saved_steps(parts.run_dir) == [2]
+    train(parts)
+    assert figures_of(parts.run_dir) == figures_of(whole.run_dir)
+    assert figures_of(parts.run_dir, "dev") == figures_of(whole.run_dir, "dev")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
