@@ -25,8 +25,8 @@ class SplitConfig:
     """Where the utterances of one split come from: exactly one kind of source.
 
     folders : folders below the corpus     manifest : a JSONL manifest below the data root
-    ids : a list of utterance ids, a line each, beside the config file; searched in `folders`, or in
-        every folder of the corpus where none is given
+    ids : a list of utterance ids, a line each, beside the file that names it (a base's own beside the
+        base); searched in `folders`, or in every folder of the corpus where none is given
     """
 
     folders: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class ExperimentConfig:
     """One config file: every table, resolved."""
 
     name: str
-    folder: Path  # where relative id lists are looked up
+    folder: Path  # of the file that names the splits, where their id lists are looked up
     demo_corpus: DemoCorpusConfig | None  # only of a corpus that is made on the spot
     data: DataConfig
     teacher: TeacherConfig
@@ -84,11 +84,11 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConf
     Raises PipelineError for an unknown config, table, key or value.
     """
     path = _find(reference)
-    tables = _read_with_base(path)
+    tables, folder = _read_with_base(path)
     for override in overrides:
         _apply_override(tables, override)
     try:
-        return _from_tables(path, tables)
+        return _from_tables(path, tables, folder)
     except (TypeError, ValueError) as error:
         raise PipelineError(f"{path}: {error}") from None
 
@@ -120,16 +120,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise PipelineError(f"{path}: not valid TOML: {error}") from None
 
 
-def _read_with_base(path: Path) -> dict[str, Any]:
+def _read_with_base(path: Path) -> tuple[dict[str, Any], Path]:
+    """The tables, and the folder of the file that the splits come from; they are never a mixture of two."""
     tables = _read(path)
     base = tables.pop("base", None)
     if base is None:
-        return tables
+        return tables, path.parent
     base_path = path.parent / base if str(base).endswith(".toml") else _find(base)
     base_tables = _read(base_path)
     if "base" in base_tables:
         raise PipelineError(f"{path}: base {base!r} has a base of its own; one level is the limit")
-    return _merge(base_tables, tables)
+    own_data = tables.get("data", {})
+    names_splits = isinstance(own_data, dict) and "splits" in own_data
+    return _merge(base_tables, tables), path.parent if names_splits else base_path.parent
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
     tables.setdefault(section, {})[name] = value
 
 
-def _from_tables(path: Path, tables: dict[str, Any]) -> ExperimentConfig:
+def _from_tables(path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
     _refuse_unknown(tables, _TABLES, "table")
     if "data" not in tables or "teacher" not in tables:
         raise PipelineError(f"{path}: the tables [data] and [teacher] are missing; give them, or a base")
@@ -162,7 +165,7 @@ def _from_tables(path: Path, tables: dict[str, Any]) -> ExperimentConfig:
     }
     return ExperimentConfig(
         name=path.stem,
-        folder=path.parent,
+        folder=folder,
         demo_corpus=_optional(DemoCorpusConfig, tables, "demo_corpus"),
         data=_build(DataConfig, tables["data"], "data"),
         teacher=_build(TeacherConfig, tables["teacher"], "teacher"),
