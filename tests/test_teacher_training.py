@@ -274,6 +274,17 @@ def test_adaptation_goes_on_from_a_folder_and_fits_the_text_better(tmp_path: Pat
     )
 
 
+def test_a_base_in_half_precision_is_trained_in_float32(tmp_path: Path) -> None:
+    base = tiny_bert(tmp_path / "base")
+    AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float16).save_pretrained(base)
+    assert {value.dtype for value in load_file(base / "model.safetensors").values()} == {torch.float16}
+    asked = request(tmp_path, max_steps=2)
+    result = train_teacher(replace(asked, teacher=TeacherConfig(name="tiny", model=str(base))))
+    weights = load_file(result.folder / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert AutoModelForMaskedLM.from_pretrained(result.folder).dtype == torch.float32
+
+
 def test_a_word_vocabulary_has_a_piece_for_every_word_and_spells_the_rest() -> None:
     tokenizer = make_tokenizer("words", 0, None, ["don't see the sea", "the naïve sea"])
     assert tokenizer.tokenize("the naïve don't see") == ["the", "naïve", "don't", "see"]
