@@ -202,13 +202,17 @@ def _convert(annotation: Any, value: Any, where: str) -> Any:
         return tuple(_convert(arguments[0], item, where) for item in value)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is types.UnionType:
+        value = float(value) if type(value) is int and float in arguments else value
+        if type(value) in arguments:
+            return value
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(annotation, type) and type(value) is annotation:
         return value
     expected = (
         annotation
-        if isinstance(annotation, types.GenericAlias)
+        if isinstance(annotation, types.GenericAlias | types.UnionType)
         else getattr(annotation, "__name__", annotation)
     )
     raise PipelineError(f"{where} = {value!r} is not of type {expected}")

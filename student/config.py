@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TAIL_POLICIES = ("bucket", "renormalise")
 BRANCHES = ("attention", "alignment")
+HISTORIES = ("full", "none")
+ATTENTIONS = ("free", "aligned")
+WINDOW_UNITS = ("word", "piece")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -18,6 +21,13 @@ class FeatureConfig:
     mel_bins: int = 80
     window_milliseconds: float = 25.0
     hop_milliseconds: float = 10.0
+    highest_hz: float = 0.0  # of the mel bins; 0: half the sample rate
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.highest_hz <= self.sample_rate_hz / 2:
+            raise ValueError(
+                f"highest_hz {self.highest_hz:g} must lie in 0..{self.sample_rate_hz / 2:g}, half the rate"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,19 +74,52 @@ class ConformerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """The decoders that training throws away; under branch = "alignment" an output layer is all of one."""
+    """The decoders that training throws away; under branch = "alignment" an output layer is all of one.
+
+    history : which earlier pieces a decoder reads: "full", "none", or the rate at which they are hidden
+        while training
+    attention : "free", to every frame, or "aligned", to the frames of the token's own word or piece alone
+    separate : hard labels and the teacher each have a decoder, so that neither explains the other away
+    """
 
     num_layers: int = 2
     num_heads: int = 4
     feed_forward_dim: int = 1024
     dropout: float = 0.1
     shared: bool = True  # one decoder for every tap, or one per tap
+    separate: bool = False
+    self_attention: bool = True  # without it a token knows its own window and its place alone
+    history: str | float = "full"
+    attention: str = "free"
+    aligned_from_step: int = 0  # attention is free before it
+    window_unit: str = "word"
+    window_frames: int = 3  # of 40 ms, before and behind the aligned frames
+    window_from_previous: bool = (
+        False  # a window begins behind the previous word or piece, not at its own unit
+    )
     min_count: int = 10  # a piece outside the transcripts needs so many places in the cache's top k
     logits_megabytes: float = 64.0  # no tensor over (positions, pieces) is larger; more positions wait
 
     def __post_init__(self) -> None:
         if self.logits_megabytes <= 0:
             raise ValueError(f"logits_megabytes {self.logits_megabytes} must be positive")
+        is_rate = not isinstance(self.history, str)
+        if self.history not in HISTORIES and not (is_rate and 0 <= float(self.history) <= 1):
+            raise ValueError(f"history {self.history!r} is not one of {HISTORIES}, nor a rate in 0..1")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention {self.attention!r} is not one of {ATTENTIONS}")
+        if self.window_unit not in WINDOW_UNITS:
+            raise ValueError(f"window_unit {self.window_unit!r} is not one of {WINDOW_UNITS}")
+        if self.window_frames < 0 or self.aligned_from_step < 0:
+            raise ValueError(
+                f"window_frames {self.window_frames} and aligned_from_step {self.aligned_from_step} "
+                "must be 0 or more"
+            )
+
+    @property
+    def hidden_history(self) -> float:
+        """The rate at which a training decoder's inputs are hidden, 0..1."""
+        return {"full": 0.0, "none": 1.0}[self.history] if isinstance(self.history, str) else self.history
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +131,16 @@ class ObjectiveConfig:
         head over the pieces, distilled at the frames of its forced alignment (Futami et al. 2022,
         arXiv 2209.02030)
     branch_on_taps : it listens to the taps too, or to the final layer alone
+    branch_share : of the gradient that reaches the taps and the final layer, what the branch is scaled to;
+        0 leaves the scale to ctc_weight. Measured anew every `share_every_steps`
     """
 
     ctc_weight: float = 0.3
     intermediate_ctc_weight: float = 0.5
     branch: str = "attention"
     branch_on_taps: bool = True
+    branch_share: float = 0.0
+    share_every_steps: int = 200  # how often the gradients are measured and logged; 0: never
     distillation_weight: float = 0.3
     top_k: int = 16
     temperature: float = 1.0
@@ -104,6 +151,12 @@ class ObjectiveConfig:
         for name in ("ctc_weight", "intermediate_ctc_weight", "distillation_weight", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} must lie in 0..1")
+        if not 0 <= self.branch_share < 1:
+            raise ValueError(f"branch_share {self.branch_share} must lie in 0..1, below 1")
+        if self.share_every_steps < 0 or (self.branch_share and not self.share_every_steps):
+            raise ValueError(
+                f"share_every_steps {self.share_every_steps} must be 0 or more, for a branch_share above 0"
+            )
         if self.ctc_weight == 0:
             raise ValueError("ctc_weight 0 leaves nothing to decode with; use a small positive weight")
         if self.ctc_weight == 1 and self.distillation_weight > 0:
@@ -205,3 +258,10 @@ class StudentConfig:
         for key, is_wanted in wants_taps.items():
             if is_wanted and not taps:
                 raise ValueError(f"{key} needs conformer.taps, which names none; name some or switch it off")
+        if objective.branch == "alignment" and self.decoder != replace(
+            self.decoder, separate=False, history="full", attention="free"
+        ):
+            raise ValueError(
+                "decoder.separate, decoder.history and decoder.attention are of attention decoders; "
+                'objective.branch = "alignment" has none'
+            )

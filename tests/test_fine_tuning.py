@@ -20,6 +20,7 @@ from student.dry_run import estimate_training
 from student.early_stop import has_stopped_improving, is_among_best
 from student.errors import StudentError
 from student.memory_probe import largest_batches, memory_advice, probe_memory
+from student.objective import Objective
 from student.run_folder import dev_wers
 from student.sampler import BatchSampler
 from student.trainer import TrainingJob, train
@@ -199,9 +200,9 @@ def test_the_probe_hears_the_largest_batches_and_leaves_the_model_as_it_was(
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     sizes = []
 
-    def loss_of(heard: SpeechBatch, count: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss_of(heard: SpeechBatch, count: int) -> Objective:
         sizes.append(heard.waveforms.numel())
-        return run._loss(heard, count)
+        return run._objective(heard, count)
 
     probe_memory(run.model, run.sampler, 0, run.data.train.speech, run.config, loss_of)
     seconds = run.sampler.seconds_of(0)

@@ -32,11 +32,11 @@ def test_terms_and_gradients_are_those_of_the_cpu(objective: dict[str, str], is_
     here, there = model_of(settings), model_of(settings).cuda()
     if is_compiled:
         assert "blocks run compiled" in compile_or_say_why_not(there, torch.device("cuda"))
-    expected, terms = compute_objective(here, batch_of(settings), settings, 3.0)
-    actual, other_terms = compute_objective(there, batch_of(settings).to("cuda"), settings, 3.0)
-    expected.backward(), actual.backward()
-    for name, term in terms.items():
-        torch.testing.assert_close(other_terms[name].cpu(), term, rtol=1e-3, atol=1e-3)
+    expected = compute_objective(here, batch_of(settings), settings, 3.0)
+    actual = compute_objective(there, batch_of(settings).to("cuda"), settings, 3.0)
+    expected.loss.backward(), actual.loss.backward()
+    for name, term in expected.terms.items():
+        torch.testing.assert_close(actual.terms[name].cpu(), term, rtol=1e-3, atol=1e-3)
     for one, other in zip(here.parameters(), there.parameters(), strict=True):
         torch.testing.assert_close(other.grad.cpu(), one.grad, rtol=1e-2, atol=1e-3)
 

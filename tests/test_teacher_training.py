@@ -30,7 +30,7 @@ from transformers import (
 
 from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher_examples import PlacedMasks, TokenTable, training_order
+from teacher_cache.teacher_examples import PlacedMasks, TokenTable, tokenise, training_order
 from teacher_cache.teacher_request import TeacherTrainingRequest
 from teacher_cache.teacher_trainer import MaskedTokenTrainer, training_arguments
 from teacher_cache.teacher_training import train_teacher
@@ -321,6 +321,16 @@ def test_a_given_vocabulary_keeps_its_ids_and_must_hold_the_special_pieces(tmp_p
         make_tokenizer("vocab.txt", 0, path, [])
     with pytest.raises(CacheError, match="none.txt"):
         make_tokenizer("none.txt", 0, tmp_path / "none.txt", [])
+
+
+def test_a_tokenizers_own_padding_and_cutting_do_not_reach_the_tokens() -> None:
+    tokenizer = make_tokenizer("words", 0, None, ["don't see the sea"])
+    plain = tokenise(tokenizer, ["the sea", "don't see the sea"], 9)
+    tokenizer.backend_tokenizer.enable_padding(length=8)
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    table = tokenise(tokenizer, ["the sea", "don't see the sea"], 9)
+    assert table.lengths.tolist() == [4, 6]
+    assert table.ids.tolist() == plain.ids.tolist()
 
 
 def test_tokens_survive_saving(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from synthetic_cache import make, plan_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import CACHE_CONFIG, WordTeacher, ctc_alone, tiny_config, tiny_job
+from tiny_run import CACHE_CONFIG, WordTeacher, ctc_alone, multiplied, tiny_config, tiny_job
 
 from student import training_run
 from student.checkpoint import load_checkpoint, saved_steps, step_path
@@ -270,8 +270,7 @@ def poisoned(at_steps: set[int]) -> Callable[..., Any]:
     original, calls = training_run.compute_objective, iter(range(10_000))
 
     def compute(*arguments: Any) -> Any:
-        loss, terms = original(*arguments)
-        return (loss * float("nan") if next(calls) in at_steps else loss), terms
+        return multiplied(original(*arguments), float("nan") if next(calls) in at_steps else 1.0)
 
     return compute
 

@@ -20,6 +20,7 @@ from student.config import (
     TrainerConfig,
 )
 from student.manifest import Utterance, read_manifest, write_manifest
+from student.objective import Objective
 from student.trainer import TrainingJob
 from student.units import train_units
 from teacher_cache.config import CacheConfig
@@ -33,6 +34,11 @@ DISTILLED = ObjectiveConfig(top_k=6)
 @dataclass(frozen=True)
 class WordTeacher(SyntheticTeacher):
     """One piece a word; the word that stands there is likely."""
+
+    def pieces(self) -> list[str]:
+        return [*super().pieces()[: self.num_special], *dict.fromkeys(WORDS)][: self.vocab_size] + [
+            f"piece{number}é" for number in range(self.num_special + len(set(WORDS)), self.vocab_size)
+        ]
 
     def gold(self, passage: Passage) -> np.ndarray:
         places = {word: place for place, word in enumerate(dict.fromkeys(WORDS))}
@@ -134,3 +140,9 @@ def ctc_alone(job: TrainingJob, **trainer: Any) -> TrainingJob:
     still = replace(config.augmentation, speed_factors=(1.0,), time_masks=0, frequency_masks=0)
     still_config = replace(config, augmentation=still, conformer=replace(config.conformer, dropout=0.0))
     return replace(job, config=still_config, cache_path=None)
+
+
+def multiplied(objective: Objective, factor: float) -> Objective:
+    """The same with loss and terms times a factor, as a batch that explodes or is no number gives."""
+    terms = {name: term * factor for name, term in objective.terms.items()}
+    return replace(objective, loss=objective.loss * factor, terms=terms)
