@@ -109,6 +109,15 @@ def tiny_config(objective: ObjectiveConfig = DISTILLED, **trainer: Any) -> Stude
     )
 
 
+def listening(config: StudentConfig) -> StudentConfig:
+    """The same student with everything on that makes its decoders listen."""
+    return replace(
+        config,
+        decoder=replace(config.decoder, history=0.5, attention="aligned", aligned_from_step=1, separate=True),
+        objective=replace(config.objective, branch_share=0.4, share_every_steps=2),
+    )
+
+
 def tiny_job(folder: Path, num_train: int = 60, num_dev: int = 10, run: str = "run") -> TrainingJob:
     """Corpus, units and a cache over train and dev below `folder`, and a job that uses them all."""
     data = folder / "data"
