@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -16,22 +17,22 @@ from pipeline.demo_plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
 from student.config import StudentConfig
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
+from teacher_cache.settings import check_settings, required, setting
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Where the utterances of one split come from: exactly one kind of source.
+    """Where the utterances of one split come from: exactly one kind of source."""
 
-    folders : folders below the corpus     manifest : a JSONL manifest below the data root
-    ids : a list of utterance ids, a line each, beside the file that names it (a base's own beside the
-        base); searched in `folders`, or in every folder of the corpus where none is given
-    """
-
-    folders: tuple[str, ...] = ()
-    ids: str = ""
-    manifest: str = ""
+    folders: tuple[str, ...] = setting((), "folders below the corpus")
+    ids: str = setting(
+        "", "a list of utterance ids, a line each, beside the file that names it (a base's own beside the "
+        "base); searched in `folders`, or in every folder of the corpus where none is given",
+    )  # fmt: skip
+    manifest: str = setting("", "a JSONL manifest below the data root")
 
     def __post_init__(self) -> None:
         if bool(self.manifest) == bool(self.folders or self.ids):
@@ -42,21 +43,27 @@ class SplitConfig:
 class DataConfig:
     """The corpus, what counts as a valid utterance, and the CTC units."""
 
-    corpus: str = ""  # a folder below the data root
-    splits: Mapping[str, SplitConfig]
-    download: tuple[str, ...] = ()  # LibriSpeech subsets that `bert2ctc data download` fetches
-    sample_rate_hz: int = 16_000
-    min_seconds: float = 0.2
-    max_seconds: float = 40.0
-    max_characters_per_second: float = 40.0
-    unit_vocabulary_size: int = 512
-    unit_model_type: str = "unigram"
+    corpus: str = setting("", "a folder below the data root")
+    splits: Mapping[str, SplitConfig] = required("by name; `train` must be among them, `dev` is measured")
+    download: tuple[str, ...] = setting((), "LibriSpeech subsets that `bert2ctc data download` fetches")
+    sample_rate_hz: int = setting(16_000, "what every file must have", unit="Hz", low=1000, high=192_000)
+    min_seconds: float = setting(0.2, "a shorter utterance is reported", unit="s", low=0)
+    max_seconds: float = setting(40.0, "a longer utterance is reported", unit="s", above=0)
+    max_characters_per_second: float = setting(
+        40.0, "a faster utterance is reported: its text is probably another's", above=0
+    )
+    unit_vocabulary_size: int = setting(512, "of SentencePiece", unit="pieces", low=2, high=1_000_000)
+    unit_model_type: str = setting("unigram", "of SentencePiece", choices=("unigram", "bpe"))
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if "train" not in self.splits:
             raise ValueError(f"splits {sorted(self.splits)} hold no train split")
-        if self.unit_model_type not in ("unigram", "bpe"):
-            raise ValueError(f"unit_model_type {self.unit_model_type!r} is not 'unigram' or 'bpe'")
+        for name in self.splits:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"split name {name!r} must be letters, digits, '.', '_' and '-', no path")
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError(f"min_seconds {self.min_seconds} must lie below max_seconds {self.max_seconds}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
