@@ -12,11 +12,13 @@
 # PYTHON needs nothing installed beyond what `receive` brings; the code that runs is this working tree's.
 set -euo pipefail
 export WORK=${WORK:-/tmp/bert2ctc} OUT=${OUT:-$PWD/gpu-figures} PYTHON=${PYTHON:-python3}
-export PYTHONPATH=$PWD:$WORK/site PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore TOKENIZERS_PARALLELISM=true
+export PYTHONPATH=$PWD:$WORK/site PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
+export TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1
 export BERT2CTC_DATA=$WORK/data BERT2CTC_CACHE=$WORK/caches BERT2CTC_RUNS=$WORK/runs BERT2CTC_SCRATCH=$WORK/scratch
 mkdir -p "$WORK" "$OUT"
 if [ "${1:-}" = receive ] && compgen -G "${2:?a folder}/wheels/*.whl" > /dev/null; then
     "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
-        --root-user-action ignore --target "$WORK/site" "$2"/wheels/*.whl
+        --target "$WORK/site" "$2"/wheels/*.whl ||
+        for wheel in "$2"/wheels/*.whl; do "$PYTHON" -m zipfile -e "$wheel" "$WORK/site"; done
 fi
 exec "$PYTHON" benchmarks/on_a_gpu.py "$@"

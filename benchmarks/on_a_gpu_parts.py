@@ -14,7 +14,15 @@ from pathlib import Path
 
 WORK, OUT = Path(os.environ.get("WORK", "/tmp/bert2ctc")), Path(os.environ.get("OUT", "gpu-figures"))
 LOGS, PARTS = WORK / "logs", WORK / "parts"
-SHOWN_LINES, SHOWN_CHARACTERS, KEPT_BYTES = 6, 160, 400_000
+# Of logs on the screen: of parts that failed, and of those whose last lines are their figures.
+FAILED_LINES, SHOWN_CHARACTERS, KEPT_BYTES = 6, 150, 400_000
+SHOWN_LINES = {
+    "teacher_throughput": 8,
+    "train_step": 16,
+    "train_step_compile": 16,
+    "smoke": 5,
+    "gpu_tests": 1,
+}
 SECONDS_TO_SAVE = 20  # of a student that is told to stop
 _RUNNING: dict[int, str] = {}
 
@@ -125,9 +133,11 @@ def summarise() -> None:
     for part in known:
         print(f"{part.name:28} {part.code:4d} {part.seconds:8.1f} {part.began - first:12.1f}")
     for part in known:
-        if part.code:
-            text = (LOGS / f"{part.name}.log").read_text(encoding="utf-8", errors="replace")
-            lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
-            print(f"-- {part.name}, code {part.code}:")
-            for line in lines[-SHOWN_LINES:]:
-                print(f"   {line[:SHOWN_CHARACTERS]}")
+        number = FAILED_LINES if part.code else SHOWN_LINES.get(part.name, 0)
+        if not number:
+            continue
+        text = (LOGS / f"{part.name}.log").read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
+        print(f"-- {part.name}, code {part.code}:")
+        for line in lines[-number:]:
+            print(f"   {line[:SHOWN_CHARACTERS]}")
