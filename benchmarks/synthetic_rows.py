@@ -8,8 +8,15 @@ import numpy as np
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage
-from teacher_cache.schema import Layout, Manifest, TeacherIdentity, contents_sha256, fingerprint, recipe_of
 from teacher_cache.store import CacheWriter, RowBlock, building_path, publish
+from teacher_cache.store.manifest import (
+    Layout,
+    Manifest,
+    TeacherIdentity,
+    contents_sha256,
+    fingerprint,
+    recipe_of,
+)
 
 VOCABULARY = 30_000
 ROWS_PER_SHARD = 8192

@@ -27,8 +27,8 @@ from torch.nn import functional
 
 from pipeline.text import normalise
 from teacher_cache.config import CacheConfig
-from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 SIZES = {  # as transformers' BertConfig names them
     "base": {},

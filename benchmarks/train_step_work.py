@@ -25,8 +25,8 @@ from student.objective import compute_objective
 from student.sampler import batches_of
 from student.schedule import build_optimiser
 from teacher_cache.config import CacheConfig
-from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 FRAMES_PER_SECOND, UNITS_PER_SECOND, PIECES_PER_SECOND = 100, 5.0, 3.0
 CTC: dict[str, Any] = {"ctc_weight": 1.0, "distillation_weight": 0.0}

@@ -17,8 +17,8 @@ from pipeline.teacher_stages import teacher_folder
 from pipeline.text import normaliser_identity
 from student.manifest import read_manifest
 from teacher_cache import store
+from teacher_cache.common.progress import progress
 from teacher_cache.passages import passages_of
-from teacher_cache.progress import progress
 
 _MASS_AT = ("1", "4", "8", "16", "32", "64")
 
@@ -26,10 +26,10 @@ _MASS_AT = ("1", "4", "8", "16", "32", "64")
 def build_teacher_cache(config: ExperimentConfig, roots: Roots, dry_run: bool, scheduler: str) -> Report:
     """Score every token of the config's splits once, or name the published cache that covers them."""
     from student.device import choose_device
-    from teacher_cache.build import build_cache
-    from teacher_cache.job import BuildRequest
-    from teacher_cache.preview import preview_build
-    from teacher_cache.quality import quality_lines
+    from teacher_cache.build.estimate import preview_build
+    from teacher_cache.build.quality import quality_lines
+    from teacher_cache.build.request import BuildRequest
+    from teacher_cache.build.run import build_cache
 
     prepared = prepared_folder(config, roots)
     request = BuildRequest(
@@ -94,7 +94,7 @@ def verify_teacher_cache(
 
     recompute : share of the config's passages to score again with its teacher, "0.1%" or "0.001"
     """
-    from teacher_cache.verify import verify_cache
+    from teacher_cache.store.verify import verify_cache
 
     path = store.resolve(roots.cache, reference)
     started = time.monotonic()
@@ -113,7 +113,7 @@ def _recomputed(
     path: Path, config: ExperimentConfig, roots: Roots, share: float
 ) -> tuple[dict[str, Any], str]:
     from student.device import choose_device
-    from teacher_cache.recompute import recompute_cache
+    from teacher_cache.build.recompute import recompute_cache
 
     prepared = prepared_folder(config, roots)
     splits = [read_manifest(prepared / f"{name}.jsonl") for name in config.build.splits]

@@ -24,8 +24,8 @@ from pipeline.errors import PipelineError
 from pipeline.grammar import KINDS, pairings, vocabulary, with_spelling
 from pipeline.homophones import SITES_FILE, Site, write_sites
 from pipeline.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
-from teacher_cache.files import differing_keys, write_json
-from teacher_cache.progress import Advance, progress
+from teacher_cache.common.files import differing_keys, write_json
+from teacher_cache.common.progress import Advance, progress
 
 CORPUS_VERSION = 1  # raised whenever the same config would give another corpus
 SUMMARY_FILE, TEACHER_FILE = "corpus.json", "teacher.txt"

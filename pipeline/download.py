@@ -18,7 +18,7 @@ from pipeline.corpus import AUDIO_SUFFIXES
 from pipeline.download_table import OPENSLR_URL, TABLE, Archive
 from pipeline.errors import PipelineError
 from pipeline.transfer import Patience, fetch, has_checksum
-from teacher_cache.progress import progress
+from teacher_cache.common.progress import progress
 
 CORPUS_FOLDER = "LibriSpeech"  # the archives' own top folder
 TEXT_FOLDER = "text"

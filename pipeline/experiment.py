@@ -15,7 +15,7 @@ from pipeline.console import Report, table
 from pipeline.errors import PipelineError
 from pipeline.roots import Roots
 from pipeline.run_record import provenance
-from teacher_cache.files import write_json
+from teacher_cache.common.files import write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

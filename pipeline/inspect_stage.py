@@ -14,10 +14,10 @@ from pipeline.roots import Roots
 from pipeline.stages import prepared_folder
 from student.manifest import read_manifest
 from teacher_cache import store
+from teacher_cache.common.files import write_whole
 from teacher_cache.config import CacheConfig
-from teacher_cache.files import write_whole
-from teacher_cache.inspection import inspect_passages
 from teacher_cache.passages import Passage, passages_of
+from teacher_cache.store.inspection import inspect_passages
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from teacher_cache.inspection import InspectedPassage, InspectedToken
+from teacher_cache.store.inspection import InspectedPassage, InspectedToken
 
 LIKELY = 0.5
 POSSIBLE = 0.05

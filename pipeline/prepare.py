@@ -30,7 +30,7 @@ from pipeline.validation import (
 from student.errors import StudentError
 from student.manifest import Utterance, write_manifest
 from student.units import Units, train_units
-from teacher_cache.files import differing_keys, write_json
+from teacher_cache.common.files import differing_keys, write_json
 
 RECORD_NAME = "prepare.json"
 LEFT_OUT_NAME = "left_out.tsv"

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.config_defaults import with_defaults
 from pipeline.errors import PipelineError
-from teacher_cache.files import differing_keys, write_json
+from teacher_cache.common.files import differing_keys, write_json
 
 RECORD_NAME = "run.json"
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")

@@ -14,16 +14,16 @@ from pipeline.console import Report, say
 from pipeline.errors import PipelineError
 from pipeline.roots import Roots
 from teacher_cache import store
-from teacher_cache.arrival import Arrival
-from teacher_cache.contents import Count, names_of
-from teacher_cache.progress import progress
+from teacher_cache.common.progress import progress
+from teacher_cache.sharing.file_list import Count, names_of
+from teacher_cache.sharing.receive import Arrival
 
 _MEGABYTE = 1_000_000
 
 
 def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
     """One file of a verified cache, with the sha256 of the whole."""
-    from teacher_cache.archive import pack_cache
+    from teacher_cache.sharing.archive import pack_cache
 
     if file.exists():  # said before minutes are spent on verifying
         raise PipelineError(f"{file} exists; name another file, or remove it first")
@@ -36,8 +36,8 @@ def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
 
 def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
     """The cache of an archive, published."""
-    from teacher_cache.archive import unpack_archive
-    from teacher_cache.remote import opened, shown
+    from teacher_cache.sharing.archive import unpack_archive
+    from teacher_cache.sharing.transport import opened, shown
 
     with opened(source) as incoming:
         arrival = unpack_archive(incoming, shown(source), roots.cache, say, partial(_megabytes, "unpacking"))
@@ -46,7 +46,7 @@ def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
 
 def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
     """A verified cache below a prefix of an object store."""
-    from teacher_cache.object_store import push_cache, require_writable
+    from teacher_cache.sharing.object_store import push_cache, require_writable
 
     require_writable(url)  # said before minutes are spent on verifying
     path, started = _sound(reference, roots), time.monotonic()
@@ -59,7 +59,7 @@ def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
 
 def pull_teacher_cache(url: str, name: str, roots: Roots) -> Report:
     """The cache below a prefix, published; an interrupted pull goes on."""
-    from teacher_cache.pull import pull_cache
+    from teacher_cache.sharing.pull import pull_cache
 
     arrival = pull_cache(url, roots.cache, say, partial(_megabytes, "pulling"))
     return _arrived(arrival, name, roots)
@@ -71,8 +71,8 @@ def fetch_for_run(url: str, roots: Roots, run_dir: Path, started_with: str) -> P
     started_with : the fingerprint that the run is held to, "" in a new run
     Raises PipelineError, before anything is fetched, where the prefix holds another one.
     """
-    from teacher_cache.object_store import remote_contents
-    from teacher_cache.remote import shown
+    from teacher_cache.sharing.object_store import remote_contents
+    from teacher_cache.sharing.transport import shown
 
     fingerprint = remote_contents(url).fingerprint
     if started_with and fingerprint != started_with:

@@ -18,7 +18,7 @@ from pipeline.roots import Roots
 from pipeline.run_record import claim_run, read_record, write_record
 from pipeline.run_state import recorded_state
 from pipeline.text import normaliser_identity
-from teacher_cache.schema import Manifest, canonical_json
+from teacher_cache.store.manifest import Manifest, canonical_json
 
 if TYPE_CHECKING:
     from student.training_data import TrainingJob
@@ -86,7 +86,7 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
     """
     from student.ranks import joined_ranks  # PyTorch loads only for the commands that need it
     from student.trainer import train
-    from teacher_cache.remote import is_url
+    from teacher_cache.sharing.transport import is_url
 
     with joined_ranks(config.student.trainer.device) as ranks:
         if not ranks.is_first:
@@ -156,7 +156,7 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
     if not config.student.objective.uses_branch:
         return None
     from student.run_cache import refuse_another_cache
-    from teacher_cache.remote import is_url
+    from teacher_cache.sharing.transport import is_url
     from teacher_cache.store import read_manifest, resolve
 
     started_with = (read_record(run_dir) or {}).get("cache", "")

@@ -24,7 +24,7 @@ def teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
 
     Raises PipelineError where it is to be trained here and is not yet.
     """
-    from teacher_cache.teacher_folder import resolve_teacher
+    from teacher_cache.teacher.folder import resolve_teacher
 
     if config.teacher_training is None:
         return resolve_teacher(config.teacher, _folder(config, roots))
@@ -40,8 +40,8 @@ def train_teacher(config: ExperimentConfig, roots: Roots) -> Report:
         folder = teacher_folder(config, roots)
         return Report({"folder": str(folder), "seconds": 0.0}, [f"nothing to train: the teacher is {folder}"])
     from student.device import choose_device
-    from teacher_cache.teacher_request import TeacherTrainingRequest
-    from teacher_cache.teacher_training import train_teacher as train
+    from teacher_cache.teacher_training.request import TeacherTrainingRequest
+    from teacher_cache.teacher_training.train import train_teacher as train
 
     training = config.teacher_training
     vocabulary = roots.data / training.vocabulary

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.errors import PipelineError
-from teacher_cache.progress import Advance, progress
+from teacher_cache.common.progress import Advance, progress
 
 _BLOCK_BYTES = 1 << 18
 _MEGABYTE = 1_000_000

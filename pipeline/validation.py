@@ -16,8 +16,8 @@ from pipeline.raw_utterance import BadItem, RawUtterance
 from pipeline.text import UnspeakableText, normalise
 from student.manifest import Utterance
 from student.units import Units
-from teacher_cache.files import write_whole
-from teacher_cache.progress import progress
+from teacher_cache.common.files import write_whole
+from teacher_cache.common.progress import progress
 
 RawSplits = Mapping[str, Sequence[RawUtterance]]
 Splits = Mapping[str, Sequence[Utterance]]

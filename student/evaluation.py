@@ -13,8 +13,8 @@ from student.manifest import Utterance, read_manifest
 from student.metrics import count_errors
 from student.recogniser import Recogniser, load_recogniser
 from student.sampler import batches_of
-from teacher_cache.files import write_json, write_whole
-from teacher_cache.progress import progress
+from teacher_cache.common.files import write_json, write_whole
+from teacher_cache.common.progress import progress
 
 
 def evaluate(

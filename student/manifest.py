@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from student.errors import StudentError
-from teacher_cache.files import write_whole
+from teacher_cache.common.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)

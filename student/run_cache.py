@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from student.errors import StudentError
-from teacher_cache.files import write_json
-from teacher_cache.origin import CacheOrigin, origin_differences, origin_of
-from teacher_cache.schema import Manifest
+from teacher_cache.common.files import write_json
+from teacher_cache.store.manifest import Manifest
+from teacher_cache.store.provenance import CacheOrigin, origin_differences, origin_of
 
 CACHE_NAME = "cache.json"
 

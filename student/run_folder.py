@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from student.errors import StudentError
-from teacher_cache.files import write_json
+from teacher_cache.common.files import write_json
 
 FINAL_NAME, METRICS_NAME, LOG_NAME, RESULT_NAME = "final.pt", "metrics.jsonl", "log.txt", "result.json"
 _FOLDER, _BEST_NAME = "checkpoints", "best.json"

@@ -14,7 +14,7 @@ from typing import Self
 from torch.utils.tensorboard import SummaryWriter
 
 from student.run_folder import LOG_NAME, METRICS_NAME
-from teacher_cache.files import write_whole
+from teacher_cache.common.files import write_whole
 
 
 class RunLog:

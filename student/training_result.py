@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from student.run_folder import FINAL_NAME, RESULT_NAME
-from teacher_cache.files import write_json
+from teacher_cache.common.files import write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

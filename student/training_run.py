@@ -35,7 +35,7 @@ from student.schedule import build_optimiser, learning_rate
 from student.training_data import TrainingData, TrainingJob
 from student.training_log import RunLog
 from student.training_result import TrainingResult, write_result
-from teacher_cache.progress import Advance, progress
+from teacher_cache.common.progress import Advance, progress
 
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "sentencepiece", "soundfile", "numpy", "zarr")
 

@@ -16,13 +16,13 @@ from click.testing import CliRunner
 from synthetic_cache import make, passages_named, plan_of
 
 from pipeline.cli import main
-from teacher_cache.archive import pack_cache, unpack_archive
-from teacher_cache.arrival import Arrival
-from teacher_cache.contents import contents_of
 from teacher_cache.errors import CacheError
-from teacher_cache.remote import Incoming, opened
+from teacher_cache.sharing.archive import pack_cache, unpack_archive
+from teacher_cache.sharing.file_list import contents_of
+from teacher_cache.sharing.receive import Arrival
+from teacher_cache.sharing.transport import Incoming, opened
 from teacher_cache.store import collect_garbage
-from teacher_cache.verify import verify_cache
+from teacher_cache.store.verify import verify_cache
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from build_helpers import entries_of, quiet, stored, texts
 
-from teacher_cache.build import BuildResult, build_cache
+from teacher_cache.build.estimate import preview_build
+from teacher_cache.build.plan import choose_rows_per_shard
+from teacher_cache.build.request import BuildRequest
+from teacher_cache.build.run import BuildResult, build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.job import BuildRequest
-from teacher_cache.layout import CHUNK_ROWS, MAX_ROWS_PER_SHARD
 from teacher_cache.passages import Passage, passages_of
-from teacher_cache.plan import choose_rows_per_shard
-from teacher_cache.preview import preview_build
 from teacher_cache.store import TeacherCacheReader, resolve
-from teacher_cache.verify import verify_cache
+from teacher_cache.store.layout import CHUNK_ROWS, MAX_ROWS_PER_SHARD
+from teacher_cache.store.verify import verify_cache
 
 TEXTS = texts(500)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from synthetic_cache import make, passages_named, plan_of, write
 
+from teacher_cache.common.lock import BuildLock
 from teacher_cache.errors import CacheError
-from teacher_cache.lock import BuildLock
 from teacher_cache.store import (
     building_path,
     collect_garbage,

@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_cache import Plan, make, passages_named, plan_of
 
-from teacher_cache import view as view_module
-from teacher_cache.arrays import CacheArrays
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.holders import ChunkRows
-from teacher_cache.row_map import map_path
 from teacher_cache.store import TeacherCacheReader, TeacherTargets
-from teacher_cache.view import View
+from teacher_cache.store import view as view_module
+from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.memory_map import map_path
+from teacher_cache.store.row_backends import ChunkRows
+from teacher_cache.store.view import View
 
 CONFIG = CacheConfig(top_k=40, temperatures=(1.0, 2.0))
 PARTS = ("gold_ids", "top_ids", "top_logprobs", "tail_logprob")
@@ -116,7 +116,8 @@ def test_chunks_stay_within_the_limit_and_the_last_used_are_kept(
     read: list[slice] = []
     whole = view_module.read_rows
     monkeypatch.setattr(
-        "teacher_cache.holders.read_rows", lambda a, v, span: read.append(span) or whole(a, v, span)
+        "teacher_cache.store.row_backends.read_rows",
+        lambda a, v, span: read.append(span) or whole(a, v, span),
     )
     view = View(8, 1.0, "bucket")
     chunk_bytes = view_module.row_bytes(plan.layout, view) * 1024

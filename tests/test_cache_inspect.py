@@ -20,9 +20,9 @@ from pipeline.roots import Roots, roots_from
 from pipeline.stages import prepared_folder
 from student.manifest import Utterance, write_manifest
 from teacher_cache.config import CacheConfig
-from teacher_cache.inspection import Candidate, InspectedPassage, InspectedToken, inspect_passages
 from teacher_cache.passages import Passage, passages_of
 from teacher_cache.store import TeacherCacheReader, read_manifest, write_name
+from teacher_cache.store.inspection import Candidate, InspectedPassage, InspectedToken, inspect_passages
 
 CONTEXT = CacheConfig(top_k=24, context="chapter", context_words=10)
 TEACHER = SyntheticTeacher()
@@ -158,10 +158,10 @@ def watch(event, arguments):
     elif event in CHANGES and any(str(argument).startswith(root) for argument in arguments):
         wrote.append(f"{event} {arguments}")
 sys.addaudithook(watch)
-from teacher_cache.inspection import inspect_passages
+from teacher_cache.store.inspection import inspect_passages
 from teacher_cache.passages import Passage
 from teacher_cache.store import TeacherCacheReader, describe, list_caches, resolve
-from teacher_cache.verify import verify_cache
+from teacher_cache.store.verify import verify_cache
 passage = Passage("", "alone here", "")
 path = resolve(Path(root), "demo")
 assert verify_cache(path) == [] and describe(path) and list_caches(Path(root))

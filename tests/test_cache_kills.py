@@ -18,13 +18,13 @@ import psutil
 import pytest
 from build_helpers import entries_of, quiet, stored, texts
 
-from teacher_cache.build import BuildResult, build_cache
+from teacher_cache.build.plan import BuildPlan
+from teacher_cache.build.request import BuildRequest
+from teacher_cache.build.run import BuildResult, build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
-from teacher_cache.job import BuildRequest
-from teacher_cache.layout import CHUNK_ROWS
-from teacher_cache.plan import BuildPlan
 from teacher_cache.store import building_path
-from teacher_cache.verify import verify_cache
+from teacher_cache.store.layout import CHUNK_ROWS
+from teacher_cache.store.verify import verify_cache
 
 KILLS = int(os.environ.get("BERT2CTC_TEST_KILLS", "3"))  # each costs some seconds; 20 before a release
 WORKERS = 2
@@ -34,7 +34,7 @@ import json, signal, sys
 from pathlib import Path
 from test_cache_kills import driven_request
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
-from teacher_cache.build import build_cache
+from teacher_cache.build.run import build_cache
 build_cache(driven_request(*map(Path, sys.argv[1:])))
 """
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from teacher_cache.common.lock import BuildLock, process_start, read_owner
 from teacher_cache.errors import CacheError
-from teacher_cache.lock import BuildLock, process_start, read_owner
 
 ROOT = Path(__file__).parents[1]
 HOLD_AND_DIE = """
 import os, pathlib, signal, sys
-from teacher_cache.lock import BuildLock
+from teacher_cache.common.lock import BuildLock
 BuildLock(pathlib.Path(sys.argv[1])).__enter__()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 COUNT_UP = """
 import pathlib, sys, time
 from teacher_cache.errors import CacheError
-from teacher_cache.lock import BuildLock
+from teacher_cache.common.lock import BuildLock
 lock, counter = map(pathlib.Path, sys.argv[1:])
 for _ in range(25):
     while True:

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from synthetic_cache import make, passages_named, plan_of
 
 from pipeline.cli import main
-from teacher_cache.contents import contents_of
 from teacher_cache.errors import CacheError
-from teacher_cache.object_store import PushResult, push_cache
-from teacher_cache.pull import pull_cache
-from teacher_cache.remote import file_system
+from teacher_cache.sharing.file_list import contents_of
+from teacher_cache.sharing.object_store import PushResult, push_cache
+from teacher_cache.sharing.pull import pull_cache
+from teacher_cache.sharing.transport import file_system
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from student.errors import StudentError
 from student.run_cache import CACHE_NAME, hold_to_cache
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.origin import CacheOrigin, origin_differences, origin_of
-from teacher_cache.schema import Manifest, Recipe
+from teacher_cache.store.manifest import Manifest, Recipe
+from teacher_cache.store.provenance import CacheOrigin, origin_differences, origin_of
 
 CONFIG = CacheConfig(top_k=8)
 

@@ -16,12 +16,12 @@ from http_folder import HttpFolder, served
 from synthetic_cache import make, passages_named, plan_of
 
 from pipeline.cli import main
-from teacher_cache.archive import pack_cache
-from teacher_cache.contents import contents_of
 from teacher_cache.errors import CacheError
-from teacher_cache.object_store import push_cache
-from teacher_cache.pull import pull_cache
-from teacher_cache.remote import file_system
+from teacher_cache.sharing.archive import pack_cache
+from teacher_cache.sharing.file_list import contents_of
+from teacher_cache.sharing.object_store import push_cache
+from teacher_cache.sharing.pull import pull_cache
+from teacher_cache.sharing.transport import file_system
 from teacher_cache.store import collect_garbage
 
 AS_AT_A_TERMINAL = """

@@ -14,8 +14,8 @@ from synthetic_cache import NORMALISER, passages_named, plan_of
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.layout import MISSING_STEPS, SATURATED
-from teacher_cache.schema import (
+from teacher_cache.store.layout import MISSING_STEPS, SATURATED
+from teacher_cache.store.manifest import (
     Layout,
     Manifest,
     Recipe,

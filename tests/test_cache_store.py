@@ -15,7 +15,7 @@ from teacher_cache.errors import CacheError
 from teacher_cache.store import (
     TeacherCacheReader,
 )
-from teacher_cache.verify import verify_cache
+from teacher_cache.store.verify import verify_cache
 
 CONFIG = CacheConfig(top_k=24, temperatures=(1.0, 2.0))
 PASSAGES = passages_named(400)

@@ -16,13 +16,13 @@ import pytest
 from build_helpers import entries_of, quiet, stored, texts
 from fakes import tiny_bert
 
-from teacher_cache.build import build_cache
+from teacher_cache.build.request import BuildJob, BuildRequest
+from teacher_cache.build.run import build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.identity import identify_teacher
-from teacher_cache.job import BuildJob, BuildRequest
 from teacher_cache.store import lock_path
-from teacher_cache.verify import verify_cache
+from teacher_cache.store.verify import verify_cache
+from teacher_cache.teacher.identity import identify_teacher
 
 TEXTS = texts(250)
 
@@ -33,7 +33,7 @@ from pathlib import Path
 from test_cache_trouble import request_of
 from teacher_cache.errors import CacheError
 {trouble}
-from teacher_cache.build import build_cache
+from teacher_cache.build.run import build_cache
 if __name__ == "__main__":
     try:
         build_cache(request_of(*map(Path, sys.argv[1:])), say=lambda line: None)

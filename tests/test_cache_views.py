@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from build_helpers import entries_of, quiet, texts
 
-from teacher_cache.build import build_cache
+from teacher_cache.build.request import BuildRequest
+from teacher_cache.build.run import build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.job import BuildRequest
-from teacher_cache.layout import LOGPROB_STEPS_PER_NAT
 from teacher_cache.passages import Passage
 from teacher_cache.store import TeacherCacheReader
+from teacher_cache.store.layout import LOGPROB_STEPS_PER_NAT
 
 TEXTS = texts(80)
 STORED_ERROR = 0.5 / LOGPROB_STEPS_PER_NAT

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import CONFIG_FOLDER, as_tables, load_config
 from pipeline.errors import PipelineError
-from teacher_cache.files import differing_keys
+from teacher_cache.common.files import differing_keys
 
 SHIPPED = sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml"))
 MINIMAL = (

@@ -19,10 +19,10 @@ from build_helpers import quiet, stored
 from distributed import Client
 from test_cache_kills import driven_request
 
-from teacher_cache.build import build_cache
-from teacher_cache.engine import WORKER_ENVIRONMENT, connected, package_versions, refuse_other_versions
+from teacher_cache.build.cluster import WORKER_ENVIRONMENT, connected, package_versions, refuse_other_versions
+from teacher_cache.build.run import build_cache
 from teacher_cache.errors import CacheError
-from teacher_cache.verify import verify_cache
+from teacher_cache.store.verify import verify_cache
 
 
 class Cluster:
@@ -144,7 +144,7 @@ def test_workers_keep_freed_memory_for_the_next_batch(monkeypatch: pytest.Monkey
 def test_a_scheduler_without_workers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import LocalCluster
 
-    monkeypatch.setattr("teacher_cache.engine.CONNECT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr("teacher_cache.build.cluster.CONNECT_TIMEOUT_SECONDS", 1)
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50) as empty:
         with pytest.raises(CacheError, match="no worker has joined tcp://.* start some with `dask worker"):
             with connected(empty.scheduler_address, 1):

@@ -20,15 +20,15 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from independent_reader import at_temperature, read_cache
 
+from teacher_cache.build.request import BuildJob, BuildRequest
+from teacher_cache.build.shard import build_shard
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.job import BuildJob, BuildRequest
-from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage, passages_of
-from teacher_cache.publish import publish
-from teacher_cache.schema import Receipt
-from teacher_cache.shard import build_shard
-from teacher_cache.writer import CacheWriter
+from teacher_cache.store.manifest import Receipt
+from teacher_cache.store.publish import publish
+from teacher_cache.store.writer import CacheWriter
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 MAX_TOKENS = 14
 MAX_PIECES = MAX_TOKENS - 2  # beside [CLS] and [SEP]

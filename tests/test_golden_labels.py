@@ -16,11 +16,11 @@ from build_helpers import entries_of, quiet
 from golden_teacher import PIECES, TEXTS, golden_bert
 from independent_reader import read_cache
 
-from teacher_cache.build import build_cache
+from teacher_cache.build.request import BuildRequest
+from teacher_cache.build.run import build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
-from teacher_cache.job import BuildRequest
 from teacher_cache.passages import passages_of
-from teacher_cache.schema import LABEL_VERSION
+from teacher_cache.store.manifest import LABEL_VERSION
 
 GOLDEN = Path(__file__).with_name("golden_labels.json")
 STATED_ERROR = 1e-3  # of a stored log-probability, whatever the processor

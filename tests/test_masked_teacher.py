@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.identity import identify_teacher
-from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage
-from teacher_cache.ranking import rank_logits
-from teacher_cache.rows import RowBlock
+from teacher_cache.store.rows import RowBlock
+from teacher_cache.teacher.identity import identify_teacher
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
+from teacher_cache.teacher.top_k import rank_logits
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CONFIG = CacheConfig(top_k=8, temperatures=(1.0, 2.5))

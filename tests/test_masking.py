@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher_cache.masking import batches_of_equal_length, masked_copies, words_of_pieces
+from teacher_cache.teacher.masking import batches_of_equal_length, masked_copies, words_of_pieces
 
 words = st.lists(st.text("abc'", min_size=1, max_size=4), min_size=1, max_size=8)
 # Per passage: the number of pieces of each of its words.

@@ -15,8 +15,8 @@ from student.compilation import compile_or_say_why_not
 from student.objective import compute_objective
 from student.trainer import train
 from teacher_cache.config import CacheConfig
-from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 pytestmark = [
     pytest.mark.gpu,

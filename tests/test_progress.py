@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-import teacher_cache.progress
-from teacher_cache.progress import progress
+import teacher_cache.common.progress
+from teacher_cache.common.progress import progress
 
 
 def test_plain_lines_are_rare_and_say_what_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, *(10.0 * step for step in range(1, 11))])
-    monkeypatch.setattr(teacher_cache.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(teacher_cache.common.progress.time, "monotonic", lambda: next(clock))
     with progress("scoring", total=10, unit="rows") as advance:
         for _ in range(10):
             advance(1, note="loss 1.5")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from teacher_cache.quality import quality_figures, quality_lines
-from teacher_cache.rows import RowBlock
+from teacher_cache.build.quality import quality_figures, quality_lines
+from teacher_cache.store.rows import RowBlock
 
 LENGTHS = np.array([1, 3, 2])
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher_text import (
+from teacher_cache.teacher_training.text import (
     SentenceCounts,
     SentenceRules,
     TranscriptOverlap,

@@ -30,11 +30,11 @@ from transformers import (
 
 from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher_examples import PlacedMasks, TokenTable, training_order
-from teacher_cache.teacher_request import TeacherTrainingRequest
-from teacher_cache.teacher_trainer import MaskedTokenTrainer, training_arguments
-from teacher_cache.teacher_training import train_teacher
-from teacher_cache.teacher_vocabulary import make_tokenizer
+from teacher_cache.teacher_training.examples import PlacedMasks, TokenTable, training_order
+from teacher_cache.teacher_training.request import TeacherTrainingRequest
+from teacher_cache.teacher_training.train import train_teacher
+from teacher_cache.teacher_training.trainer import MaskedTokenTrainer, training_arguments
+from teacher_cache.teacher_training.vocabulary import make_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,9 @@ from tiny_run import CACHE_CONFIG, WordTeacher
 
 from pipeline.cli import main
 from student.manifest import read_manifest
-from teacher_cache.contents import contents_of
-from teacher_cache.object_store import push_cache
 from teacher_cache.passages import passages_of
+from teacher_cache.sharing.file_list import contents_of
+from teacher_cache.sharing.object_store import push_cache
 
 CONFIG = """
 [data]

@@ -1,0 +1,103 @@
+"""The text of a training as tokens in its scratch folder: prepared once, read ever after."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from teacher_cache.errors import CacheError
+from teacher_cache.teacher.identity import identify_teacher
+from teacher_cache.teacher_training.examples import TokenTable, tokenise
+from teacher_cache.teacher_training.request import HELD_OUT_SENTENCES, TeacherTrainingRequest
+from teacher_cache.teacher_training.text import (
+    SentenceCounts,
+    SentenceRules,
+    is_held_out,
+    sample_sentences,
+    sentence_hash,
+)
+from teacher_cache.teacher_training.vocabulary import make_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A tokenizer and the tokens of three sets of sentences that share none.
+
+    training and held_out : of the text     transcripts : some that will be labelled, for figures only
+    """
+
+    tokenizer: Any
+    training: TokenTable
+    held_out: TokenTable
+    transcripts: TokenTable
+    sentences: SentenceCounts
+
+
+def prepare_material(request: TeacherTrainingRequest, base: Path | None, folder: Path) -> Material:
+    """What `folder` holds, made at the first call; the folder appears whole or not at all.
+
+    base : the folder of the model that training goes on from, whose tokenizer is used
+    Raises CacheError for text or a vocabulary that cannot be used.
+    """
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _prepare(request, base, partial)
+        partial.rename(folder)
+    return Material(
+        _tokenizer_of(folder),
+        TokenTable.load(folder, "training"),
+        TokenTable.load(folder, "held_out"),
+        TokenTable.load(folder, "transcripts"),
+        SentenceCounts(**json.loads((folder / "sentences.json").read_text(encoding="utf-8"))),
+    )
+
+
+def _prepare(request: TeacherTrainingRequest, base: Path | None, folder: Path) -> None:
+    config = request.config
+    rules = SentenceRules(
+        normalise=request.normalise,
+        unspeakable=request.unspeakable,
+        max_words=config.max_words,
+        overlap_words=config.overlap_words,
+    )
+    # Enough to train on without repeats, and to hold enough out.
+    num_trained = math.ceil(config.max_steps * config.batch_size / (1 - config.held_out_fraction))
+    limit = max(num_trained, math.ceil(HELD_OUT_SENTENCES / config.held_out_fraction))
+    sample, counts = sample_sentences(request.text_paths, rules, request.transcripts, limit, config.seed)
+    chosen: dict[str, list[str]] = {"training": [], "held_out": [], "transcripts": _some_transcripts(request)}
+    for sentence in sample:
+        held_out = is_held_out(sentence, config.held_out_fraction, config.seed)
+        chosen["held_out" if held_out else "training"].append(sentence)
+    if base is None:
+        tokenizer = make_tokenizer(config.vocabulary, config.vocabulary_size, request.vocabulary_path, sample)
+        tokenizer.model_max_length = max_tokens = config.max_positions
+    else:
+        tokenizer, max_tokens = _tokenizer_of(base), identify_teacher(base).max_tokens
+    tables = {name: tokenise(tokenizer, sentences, max_tokens) for name, sentences in chosen.items()}
+    if not len(tables["training"]) or not len(tables["held_out"]):
+        raise CacheError(
+            f"of {len(sample)} sentences {len(tables['training'])} are left to train on and "
+            f"{len(tables['held_out'])} to hold out; give more text, or raise held_out_fraction"
+        )
+    counts.too_long = len(sample) - len(tables["training"]) - len(tables["held_out"])
+    for name, table in tables.items():
+        table.save(folder, name)
+    tokenizer.save_pretrained(folder)
+    (folder / "sentences.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
+
+
+def _some_transcripts(request: TeacherTrainingRequest) -> list[str]:
+    by_hash = sorted(set(request.transcripts), key=lambda text: sentence_hash(text, request.config.seed))
+    return by_hash[:HELD_OUT_SENTENCES]
+
+
+def _tokenizer_of(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
