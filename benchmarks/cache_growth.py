@@ -24,7 +24,7 @@ from rich.table import Table
 from teacher_throughput import read_transcripts
 
 from pipeline.text import normaliser_identity
-from student.manifest import Utterance
+from student.data.manifest import Utterance
 from teacher_cache.build.request import BuildRequest
 from teacher_cache.build.run import BuildResult, build_cache
 from teacher_cache.config import BuildConfig, CacheConfig

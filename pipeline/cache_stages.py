@@ -15,7 +15,7 @@ from pipeline.roots import Roots
 from pipeline.stages import prepared_folder
 from pipeline.teacher_stages import teacher_folder
 from pipeline.text import normaliser_identity
-from student.manifest import read_manifest
+from student.data.manifest import read_manifest
 from teacher_cache import store
 from teacher_cache.common.progress import progress
 from teacher_cache.passages import passages_of
@@ -25,7 +25,7 @@ _MASS_AT = ("1", "4", "8", "16", "32", "64")
 
 def build_teacher_cache(config: ExperimentConfig, roots: Roots, dry_run: bool, scheduler: str) -> Report:
     """Score every token of the config's splits once, or name the published cache that covers them."""
-    from student.device import choose_device
+    from student.training.device import choose_device
     from teacher_cache.build.estimate import preview_build
     from teacher_cache.build.quality import quality_lines
     from teacher_cache.build.request import BuildRequest
@@ -112,7 +112,7 @@ def verify_teacher_cache(
 def _recomputed(
     path: Path, config: ExperimentConfig, roots: Roots, share: float
 ) -> tuple[dict[str, Any], str]:
-    from student.device import choose_device
+    from student.training.device import choose_device
     from teacher_cache.build.recompute import recompute_cache
 
     prepared = prepared_folder(config, roots)

@@ -117,7 +117,7 @@ def train(
     """Train the student of CONFIG against a finished teacher cache; the teacher itself is not needed."""
     if num_ranks != 1 and not dry_run:
         from pipeline.launch import launch_ranks
-        from student.ranks import num_ranks_here
+        from student.training.distributed import num_ranks_here
 
         if num_ranks_here() == 1:  # else this is a rank, which finds --gpus again, and its place
             raise SystemExit(launch_ranks(sys.argv[1:], num_ranks))

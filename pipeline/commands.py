@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.console import say
 from pipeline.errors import PipelineError
-from student.interruption import REQUEUE_EXIT_CODE
+from student.signals import REQUEUE_EXIT_CODE
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 _START_AGAIN = {REQUEUE_EXIT_CODE, *(-number for number in _PASSED_ON)}  # or ended before it could save

@@ -14,7 +14,7 @@ from pipeline.stages import training_job
 
 def plan_training(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
     """Parameters, memory, steps, hours and disk of the training, from a few timed steps; nothing is kept."""
-    from student.dry_run import estimate_training
+    from student.training.estimate import estimate_training
 
     estimate = estimate_training(training_job(config, roots, run_dir, cache_reference), say)
     free_megabytes = shutil.disk_usage(_existing(run_dir)).free / 1e6

@@ -10,8 +10,8 @@ from pipeline.console import Report
 
 def export_run(run_dir: Path, folder: Path, average_count: int = 0, average_of: str = "last") -> Report:
     """Export the run's final (else best, else last) model, or the mean of some checkpoints."""
-    from student.averaging import Average
-    from student.export import export_model
+    from student.inference.averaging import Average
+    from student.inference.export import export_model
 
     average = Average(count=average_count, of=average_of) if average_count else None
     exported = export_model(run_dir, folder, average)

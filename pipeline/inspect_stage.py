@@ -12,7 +12,7 @@ from pipeline.inspect_page import inspection_page
 from pipeline.inspect_table import inspection_lines
 from pipeline.roots import Roots
 from pipeline.stages import prepared_folder
-from student.manifest import read_manifest
+from student.data.manifest import read_manifest
 from teacher_cache import store
 from teacher_cache.common.files import write_whole
 from teacher_cache.config import CacheConfig

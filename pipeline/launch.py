@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.console import say
 from pipeline.errors import PipelineError
-from student.interruption import CTRL_C_EXIT_CODE, REQUEUE_EXIT_CODE, STOP_SIGNALS, exit_code_after
+from student.signals import CTRL_C_EXIT_CODE, REQUEUE_EXIT_CODE, STOP_SIGNALS, exit_code_after
 
 
 def launch_ranks(

@@ -27,9 +27,9 @@ from pipeline.validation import (
     validate,
     write_report,
 )
+from student.data.manifest import Utterance, write_manifest
+from student.data.units import Units, train_units
 from student.errors import StudentError
-from student.manifest import Utterance, write_manifest
-from student.units import Units, train_units
 from teacher_cache.common.files import differing_keys, write_json
 
 RECORD_NAME = "prepare.json"

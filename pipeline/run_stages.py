@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.roots import Roots
 from pipeline.run_record import RECORD_NAME, read_record
 from pipeline.run_state import state_of
-from student.run_folder import best_step, metrics, saved_steps
+from student.training.run_folder import best_step, metrics, saved_steps
 
 _DEPTH = 2  # a run, or a student of an experiment
 _SHOWN_FINGERPRINT = 12

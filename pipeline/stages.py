@@ -21,7 +21,7 @@ from pipeline.text import normaliser_identity
 from teacher_cache.store.manifest import Manifest, canonical_json
 
 if TYPE_CHECKING:
-    from student.training_data import TrainingJob
+    from student.data.training_data import TrainingJob
 
 
 def prepared_folder(config: ExperimentConfig, roots: Roots) -> Path:
@@ -84,8 +84,8 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
 
     Where torchrun started several of these processes, the first one writes and tells for all.
     """
-    from student.ranks import joined_ranks  # PyTorch loads only for the commands that need it
-    from student.trainer import train
+    from student.training.distributed import joined_ranks  # PyTorch loads only for the commands that need it
+    from student.training.trainer import train
     from teacher_cache.sharing.transport import is_url
 
     with joined_ranks(config.student.trainer.device) as ranks:
@@ -111,7 +111,7 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
 
 def training_job(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> TrainingJob:
     """What the trainer is given; nothing is written. Raises PipelineError where there is no cache to use."""
-    from student.training_data import TrainingJob
+    from student.data.training_data import TrainingJob
 
     prepared = prepared_folder(config, roots)
     return TrainingJob(
@@ -130,7 +130,7 @@ def training_job(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_re
 
 def _initial_facts(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     """What a new run that fine-tunes began from: the file and its digest, since files change."""
-    from student.run_folder import model_path
+    from student.training.run_folder import model_path
 
     initial = config.student.trainer.initial_checkpoint
     if not initial or read_record(run_dir) is not None:
@@ -155,7 +155,7 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
     """The cache asked for, pulled first from a URL, else the run's own, else the one of the config's name."""
     if not config.student.objective.uses_branch:
         return None
-    from student.run_cache import refuse_another_cache
+    from student.training.run_cache import refuse_another_cache
     from teacher_cache.sharing.transport import is_url
     from teacher_cache.store import read_manifest, resolve
 
@@ -203,8 +203,8 @@ def evaluate_run(
 
     average_count, average_of : the mean of so many of its last or best checkpoints instead; 0: of none
     """
-    from student.averaging import Average
-    from student.evaluation import evaluate
+    from student.inference.averaging import Average
+    from student.inference.evaluation import evaluate
 
     record = read_record(run_dir)
     if record is None:
@@ -244,7 +244,7 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Any:
 
 def transcribe_files(run_dir: Path, audio: Sequence[Path], device: str) -> Report:
     """What is said in the files, in their order."""
-    from student.transcription import transcribe
+    from student.inference.transcription import transcribe
 
     spoken = [{"audio": str(path), "text": text} for path, text in transcribe(run_dir, audio, device, say)]
     return Report({"transcripts": spoken}, [f"{entry['audio']}\t{entry['text']}" for entry in spoken])

@@ -13,7 +13,7 @@ from pipeline.roots import Roots
 from pipeline.run_record import provenance, read_record, write_record
 from pipeline.stages import prepared_folder
 from pipeline.text import UnspeakableText, normalise, normaliser_identity
-from student.manifest import read_manifest
+from student.data.manifest import read_manifest
 
 ENOUGH_SITE_ACCURACY = 0.95  # below it the demo tests nothing
 MAX_GAP_POINTS = 5.0  # between masked accuracy on labelled transcripts and on held-out text
@@ -39,7 +39,7 @@ def train_teacher(config: ExperimentConfig, roots: Roots) -> Report:
     if config.teacher_training is None:
         folder = teacher_folder(config, roots)
         return Report({"folder": str(folder), "seconds": 0.0}, [f"nothing to train: the teacher is {folder}"])
-    from student.device import choose_device
+    from student.training.device import choose_device
     from teacher_cache.teacher_training.request import TeacherTrainingRequest
     from teacher_cache.teacher_training.train import train_teacher as train
 

@@ -14,8 +14,8 @@ from pipeline.audio_check import AudioFacts, check_audio, silent_decoders
 from pipeline.config import DataConfig
 from pipeline.raw_utterance import BadItem, RawUtterance
 from pipeline.text import UnspeakableText, normalise
-from student.manifest import Utterance
-from student.units import Units
+from student.data.manifest import Utterance
+from student.data.units import Units
 from teacher_cache.common.files import write_whole
 from teacher_cache.common.progress import progress
 
@@ -65,7 +65,7 @@ def too_dense(splits: Splits, units: Units, data: DataConfig, fastest_speed: flo
     CTC gives such an utterance no probability at all (Graves et al. 2006, section 3.1).
     """
     from student.config import FeatureConfig
-    from student.features import frames_after_subsampling  # PyTorch loads only when this runs
+    from student.model.features import frames_after_subsampling  # PyTorch loads only when this runs
 
     features = FeatureConfig(sample_rate_hz=data.sample_rate_hz)
     bad = []

@@ -81,7 +81,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
-    """L = c CTC + (1 - c) branch; see `student.objective` for the whole formula.
+    """L = c CTC + (1 - c) branch; see `student.loss.objective` for the whole formula.
 
     ctc_weight c; intermediate_ctc_weight w; distillation_weight a
     branch : who learns the teacher's pieces: "attention" decoders (interAED), or, as the control, a CTC

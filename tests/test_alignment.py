@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.alignment import BLANK_INDEX, aligned_frames, alignment_losses
-from student.batch import DecoderBatch, TeacherBatch
 from student.config import ObjectiveConfig
-from student.piece_losses import PieceScores
+from student.data.batch import DecoderBatch, TeacherBatch
+from student.loss.alignment import BLANK_INDEX, aligned_frames, alignment_losses
+from student.loss.sliced_losses import PieceScores
 
 PIECES, CANDIDATES = 6, 3
 ALIGNED = ObjectiveConfig(branch="alignment")

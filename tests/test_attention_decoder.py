@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from student.attention_decoder import AttentionDecoder
 from student.config import DecoderConfig
-from student.piece_losses import PieceScores
+from student.loss.sliced_losses import PieceScores
+from student.model.attention_decoder import AttentionDecoder
 
 TINY = DecoderConfig(num_layers=2, num_heads=2, feed_forward_dim=32, dropout=0.0)
 NUM_PIECES = 11

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from student.averaging import Average, average_checkpoints
-from student.checkpoint import Checkpoint, mark_best, save_checkpoint, saved_steps, step_path
 from student.config import StudentConfig, TrainerConfig
 from student.errors import StudentError
-from student.run_folder import best_saved_steps, prune_checkpoints
+from student.inference.averaging import Average, average_checkpoints
+from student.training.checkpoint import Checkpoint, mark_best, save_checkpoint, saved_steps, step_path
+from student.training.run_folder import best_saved_steps, prune_checkpoints
 
 
 def checkpoint_of(step: int, weights: dict[str, torch.Tensor], **changes: Any) -> Checkpoint:

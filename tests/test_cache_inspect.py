@@ -18,7 +18,7 @@ from pipeline.inspect_page import inspection_page
 from pipeline.inspect_table import inspection_lines, printable
 from pipeline.roots import Roots, roots_from
 from pipeline.stages import prepared_folder
-from student.manifest import Utterance, write_manifest
+from student.data.manifest import Utterance, write_manifest
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage, passages_of
 from teacher_cache.store import TeacherCacheReader, read_manifest, write_name

@@ -10,7 +10,7 @@ import pytest
 from synthetic_cache import SyntheticTeacher, passages_named, plan_of
 
 from student.errors import StudentError
-from student.run_cache import CACHE_NAME, hold_to_cache
+from student.training.run_cache import CACHE_NAME, hold_to_cache
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store.manifest import Manifest, Recipe

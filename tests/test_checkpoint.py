@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from student import checkpoint as checkpoints
-from student.checkpoint import (
+from student.config import AugmentationConfig, ConformerConfig, StudentConfig
+from student.errors import StudentError
+from student.training import checkpoint as checkpoints
+from student.training.checkpoint import (
     FINAL_NAME,
     Checkpoint,
     best_step,
@@ -24,8 +26,6 @@ from student.checkpoint import (
     saved_steps,
     step_path,
 )
-from student.config import AugmentationConfig, ConformerConfig, StudentConfig
-from student.errors import StudentError
 
 
 def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:

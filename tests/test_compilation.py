@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_objective import batch_of, config, model_of
 
-from student import compilation
-from student.compilation import compile_blocks, compile_or_say_why_not, has_compiler
-from student.objective import compute_objective
+from student.loss.objective import compute_objective
+from student.training import compilation
+from student.training.compilation import compile_blocks, compile_or_say_why_not, has_compiler
 
 
 @pytest.mark.slow

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from student.attention import attend
 from student.config import ConformerConfig
-from student.conformer import Conformer, frames_after_convolutions
-from student.dropout import Dropout
 from student.errors import StudentError
-from student.rotary import rotate, rotation
+from student.model.attention import attend
+from student.model.conformer import Conformer, frames_after_convolutions
+from student.model.dropout import Dropout
+from student.model.rotary import rotate, rotation
 
 TINY = ConformerConfig(
     num_layers=3,

@@ -15,8 +15,8 @@ from pipeline.config import DataConfig, SplitConfig
 from pipeline.corpus import CorpusPlace, RawUtterance, read_split
 from pipeline.errors import PipelineError
 from pipeline.validation import shared_speakers, too_dense, validate, write_report
-from student.manifest import Utterance
-from student.units import train_units
+from student.data.manifest import Utterance
+from student.data.units import train_units
 
 TEXTS = ("the sea", "a ship sails", "night falls", "knight rides", "red flower")
 FORMATS = ("flac", "wav", "ogg", "mp3", "opus")
@@ -296,7 +296,7 @@ def test_a_report_is_one_line_per_item_whatever_the_text_holds(tmp_path: Path) -
 def test_more_units_and_repeats_than_frames_is_found_exactly_at_the_limit(tmp_path: Path) -> None:
     texts = ["a ship sails on the deep sea", "night falls and a knight rides"]
     units, _ = train_units(texts, tmp_path / "units.model", 24)
-    from student.features import frames_after_subsampling
+    from student.model.features import frames_after_subsampling
 
     text = "see the sea " * 4
     needed = units.min_frames(text)

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from student.config import AugmentationConfig, FeatureConfig
-from student.dataset import SpeechDataset, fits_ctc, load_batches, read_audio
+from student.data.dataset import SpeechDataset, fits_ctc, load_batches, read_audio
+from student.data.manifest import Utterance
 from student.errors import StudentError
-from student.features import frames_after_subsampling
-from student.losses import ctc_loss
-from student.manifest import Utterance
+from student.loss.losses import ctc_loss
+from student.model.features import frames_after_subsampling
 
 TEXTS = ["sea", "a ship sails", "night falls", "the horse"]
 SPEEDS = AugmentationConfig(speed_factors=(0.9, 1.0, 1.1))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.decoding import greedy_ctc_decode
+from student.decoding.greedy import greedy_ctc_decode
 
 
 def scores_of(*paths: list[int], num_units: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

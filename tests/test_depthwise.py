@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from student.depthwise import DepthwiseConvolution
+from student.model.depthwise import DepthwiseConvolution
 
 
 @pytest.mark.parametrize(("frames", "width"), [(1, 3), (4, 15), (50, 15), (67, 31)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from student import device
 from student.errors import StudentError
+from student.training import device
 
 CPU = torch.device("cpu")
 

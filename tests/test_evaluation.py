@@ -16,14 +16,14 @@ from fakes import SAMPLE_RATE_HZ, tones
 from tiny_run import ctc_alone, tiny_job
 from torchaudio.functional import resample
 
-from student.checkpoint import saved_steps, step_path
+from student.data.manifest import Utterance, read_manifest
 from student.errors import StudentError
-from student.evaluation import evaluate, recognise
-from student.manifest import Utterance, read_manifest
+from student.inference.evaluation import evaluate, recognise
+from student.inference.recogniser import load_recogniser
+from student.inference.transcription import MAX_SECONDS, transcribe
 from student.metrics import count_errors
-from student.recogniser import load_recogniser
-from student.trainer import TrainingJob, train
-from student.transcription import MAX_SECONDS, transcribe
+from student.training.checkpoint import saved_steps, step_path
+from student.training.trainer import TrainingJob, train
 
 
 @pytest.fixture(scope="module")

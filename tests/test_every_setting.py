@@ -15,9 +15,9 @@ import pytest
 import torch
 from tiny_run import tiny_config, tiny_job
 
-from student.checkpoint import load_checkpoint
 from student.config import StudentConfig
-from student.trainer import TrainingJob, train
+from student.training.checkpoint import load_checkpoint
+from student.training.trainer import TrainingJob, train
 
 STEPS = 4
 TIMED = {"audio_seconds_per_second", "data_wait_seconds", "seconds"}

@@ -20,7 +20,6 @@ from tiny_run import DISTILLED, ctc_alone, tiny_job
 from torchaudio.functional import resample
 
 from student import load_model
-from student.averaging import Average
 from student.config import (
     AugmentationConfig,
     ConformerConfig,
@@ -28,14 +27,15 @@ from student.config import (
     StudentConfig,
     TrainerConfig,
 )
-from student.config_toml import config_of, tables_of, toml_of
+from student.data.manifest import read_manifest
 from student.errors import StudentError
-from student.evaluation import recognise
-from student.export import export_model
-from student.manifest import read_manifest
-from student.recogniser import load_recogniser
-from student.trainer import TrainingJob, train
-from student.transcription import transcribe
+from student.inference.averaging import Average
+from student.inference.config_toml import config_of, tables_of, toml_of
+from student.inference.evaluation import recognise
+from student.inference.export import export_model
+from student.inference.recogniser import load_recogniser
+from student.inference.transcription import transcribe
+from student.training.trainer import TrainingJob, train
 
 NEEDED = {"torch", "torchaudio", "sentencepiece", "soundfile", "numpy"}
 OWN = {"bert2ctc"}

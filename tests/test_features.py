@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from student.augmentation import (
+from student.config import AugmentationConfig, ConformerConfig, FeatureConfig
+from student.data.augmentation import (
     change_speed,
     samples_at_speed,
     spec_augment,
     speed_factor,
     utterance_generator,
 )
-from student.config import AugmentationConfig, ConformerConfig, FeatureConfig
-from student.conformer import Subsampling
-from student.features import LogMel, frames_after_subsampling, frames_of
+from student.model.conformer import Subsampling
+from student.model.features import LogMel, frames_after_subsampling, frames_of
 
 
 @pytest.fixture(scope="module")

@@ -12,21 +12,21 @@ import pytest
 import torch
 from tiny_run import ctc_alone, tiny_config, tiny_job
 
-from student import training_run
-from student.checkpoint import load_checkpoint, saved_steps, step_path
 from student.config import StudentConfig
-from student.dataset import SpeechBatch, load_batches
-from student.dry_run import estimate_training
-from student.early_stop import has_stopped_improving, is_among_best
+from student.data.dataset import SpeechBatch, load_batches
+from student.data.sampler import BatchSampler
+from student.data.training_data import load_training_data
+from student.data.units import train_units
 from student.errors import StudentError
-from student.memory_probe import largest_batches, memory_advice, probe_memory
-from student.run_folder import dev_wers
-from student.sampler import BatchSampler
-from student.trainer import TrainingJob, train
-from student.training_data import load_training_data
-from student.training_log import RunLog
-from student.training_run import Run
-from student.units import train_units
+from student.training import run as training_run
+from student.training.checkpoint import load_checkpoint, saved_steps, step_path
+from student.training.early_stop import has_stopped_improving, is_among_best
+from student.training.estimate import estimate_training
+from student.training.log import RunLog
+from student.training.memory import largest_batches, memory_advice, probe_memory
+from student.training.run import Run
+from student.training.run_folder import dev_wers
+from student.training.trainer import TrainingJob, train
 
 
 @pytest.fixture(scope="module")

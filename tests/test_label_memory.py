@@ -8,7 +8,7 @@ import pytest
 from synthetic_cache import make, passages_named, plan_of
 from tiny_run import CACHE_CONFIG, tiny_config
 
-from student.training_data import TrainingJob, open_cache
+from student.data.training_data import TrainingJob, open_cache
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
 from pipeline.experiment import load_ladder
-from student.objective import objective_weights
+from student.loss.objective import objective_weights
 
 LADDERS = sorted(path.stem for path in (CONFIG_FOLDER / "ladders").glob("*.toml"))
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.launch import launch_ranks
-from student.ranks import num_ranks_here
+from student.training.distributed import num_ranks_here
 
 LAUNCHER = """
 import sys

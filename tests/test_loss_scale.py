@@ -13,11 +13,11 @@ from test_trainer import figures_of
 from tiny_run import ctc_alone, tiny_job
 from torch.amp.grad_scaler import GradScaler
 
-from student import training_run
-from student.checkpoint import load_checkpoint, step_path
-from student.device import Precision, choose_precision
 from student.errors import StudentError
-from student.trainer import TrainingJob, train
+from student.training import run as training_run
+from student.training.checkpoint import load_checkpoint, step_path
+from student.training.device import Precision, choose_precision
+from student.training.trainer import TrainingJob, train
 
 STEPS = 4
 HALF = Precision(torch.float16, "float16 with a scaled loss, on a CPU for this test")

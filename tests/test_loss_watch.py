@@ -12,9 +12,9 @@ from test_trainer import figures_of
 from tiny_run import ctc_alone, tiny_job
 
 from student.errors import StudentError
-from student.loss_watch import LossWatch
-from student.trainer import TrainingJob, train
-from student.training_run import Run
+from student.training.run import Run
+from student.training.spike_detection import LossWatch
+from student.training.trainer import TrainingJob, train
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from student.losses import ctc_loss, distillation_loss, smoothed_cross_entropy
+from student.loss.losses import ctc_loss, distillation_loss, smoothed_cross_entropy
 
 B, U, V = 3, 5, 12
 

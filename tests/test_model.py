@@ -9,7 +9,7 @@ import torch
 
 from student.config import ConformerConfig, DecoderConfig, StudentConfig
 from student.errors import StudentError
-from student.model import Bert2CTC
+from student.model.student_model import Bert2CTC
 
 TINY = StudentConfig(
     conformer=ConformerConfig(

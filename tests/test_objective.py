@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from student.batch import DecoderBatch, TeacherBatch, TrainingBatch
 from student.config import ConformerConfig, DecoderConfig, StudentConfig
+from student.data.batch import DecoderBatch, TeacherBatch, TrainingBatch
 from student.errors import StudentError
-from student.losses import ctc_loss, distillation_loss, smoothed_cross_entropy
-from student.model import Bert2CTC
-from student.objective import combine, compute_objective, objective_terms, objective_weights
+from student.loss.losses import ctc_loss, distillation_loss, smoothed_cross_entropy
+from student.loss.objective import combine, compute_objective, objective_terms, objective_weights
+from student.model.student_model import Bert2CTC
 
 NUM_UNITS, NUM_PIECES, EOS = 8, 10, 0
 TINY = StudentConfig(

@@ -11,9 +11,9 @@ import torch
 from test_objective import ALIGNED, batch_of, config, model_of
 from tiny_run import ctc_alone, tiny_job
 
-from student.compilation import compile_or_say_why_not
-from student.objective import compute_objective
-from student.trainer import train
+from student.loss.objective import compute_objective
+from student.training.compilation import compile_or_say_why_not
+from student.training.trainer import train
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage
 from teacher_cache.teacher.masked_teacher import MaskedTeacher

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from student.batch import DecoderBatch, TeacherBatch
 from student.config import ObjectiveConfig
-from student.losses import distillation_loss, smoothed_cross_entropy
-from student.piece_losses import PieceScores, best_pieces, piece_losses, piece_rows
+from student.data.batch import DecoderBatch, TeacherBatch
+from student.loss.losses import distillation_loss, smoothed_cross_entropy
+from student.loss.sliced_losses import PieceScores, best_pieces, piece_losses, piece_rows
 
 BATCH, TOKENS, WIDTH, PIECES, CANDIDATES = 5, 7, 6, 50, 4
 LENGTHS = torch.tensor([7, 3, 5, 1, 6])

@@ -13,8 +13,8 @@ from fakes import SAMPLE_RATE_HZ, sentences, tones, write_corpus
 from pipeline.config import ExperimentConfig, load_config
 from pipeline.errors import PipelineError
 from pipeline.prepare import prepare
-from student.manifest import read_manifest
-from student.units import Units
+from student.data.manifest import read_manifest
+from student.data.units import Units
 
 TABLES = """
 [data]

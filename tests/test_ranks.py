@@ -14,12 +14,12 @@ import pytest
 import torch
 from tiny_run import CACHE_CONFIG, tiny_config, tiny_job
 
-from student.checkpoint import load_checkpoint, saved_steps
-from student.interruption import TrainingInterrupted
-from student.ranks import joined_ranks
-from student.sampler import Step
-from student.trainer import TrainingJob, train
-from student.training_log import SilentLog
+from student.data.sampler import Step
+from student.signals import TrainingInterrupted
+from student.training.checkpoint import load_checkpoint, saved_steps
+from student.training.distributed import joined_ranks
+from student.training.log import SilentLog
+from student.training.trainer import TrainingJob, train
 
 STEPS = 6
 DRIVER = "import sys; from test_ranks import train_as_a_rank; train_as_a_rank(*sys.argv[1:])"

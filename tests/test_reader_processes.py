@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 
-from student.reader_processes import obey_sigterm_of, start_fork_server
+from student.data.workers import obey_sigterm_of, start_fork_server
 
 
 def read_for(process_id: int, is_ready: multiprocessing.synchronize.Event) -> None:

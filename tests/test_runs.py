@@ -18,8 +18,8 @@ from pipeline.run_record import claim_run, read_record
 from pipeline.run_stages import diff_runs, differing_leaves, list_runs, run_facts
 from pipeline.run_state import recorded_state, state_of
 from student.errors import StudentError
-from student.interruption import RunBusy, TrainingInterrupted, is_running, run_lock
-from student.run_folder import mark_best, step_path
+from student.signals import RunBusy, TrainingInterrupted, is_running, run_lock
+from student.training.run_folder import mark_best, step_path
 
 FINGERPRINT = "0123456789abcdef"
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from student.errors import StudentError
-from student.safetensors_format import read_safetensors, safetensors_bytes
+from student.inference.safetensors import read_safetensors, safetensors_bytes
 
 TENSORS = {
     "weight": torch.randn(3, 5),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from student.data.sampler import BatchSampler, Step
 from student.errors import StudentError
-from student.sampler import BatchSampler, Step
 
 DURATIONS = st.lists(st.floats(0.2, 20.0), min_size=1, max_size=60).map(np.array)
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from student.config import ObjectiveConfig
+from student.data.decoder_vocabulary import EOS_INDEX, NO_TARGET, DecoderVocabulary, build_vocabulary
 from student.errors import StudentError
-from student.targets import EOS_INDEX, NO_TARGET, DecoderVocabulary, build_vocabulary
 from teacher_cache.store import TeacherTargets
 
 TEACHER_SIZE = 30

@@ -18,7 +18,7 @@ from test_cache_trouble import WITHOUT_PRIVILEGE
 from tiny_run import CACHE_CONFIG, WordTeacher
 
 from pipeline.cli import main
-from student.manifest import read_manifest
+from student.data.manifest import read_manifest
 from teacher_cache.passages import passages_of
 from teacher_cache.sharing.file_list import contents_of
 from teacher_cache.sharing.object_store import push_cache

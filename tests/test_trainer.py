@@ -18,15 +18,15 @@ from synthetic_cache import make, plan_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import CACHE_CONFIG, WordTeacher, ctc_alone, tiny_config, tiny_job
 
-from student import training_run
-from student.checkpoint import load_checkpoint, saved_steps, step_path
 from student.config import ObjectiveConfig
+from student.data.manifest import read_manifest, write_manifest
+from student.data.sampler import BatchSampler
 from student.errors import StudentError
-from student.interruption import TrainingInterrupted, run_lock
-from student.manifest import read_manifest, write_manifest
-from student.sampler import BatchSampler
-from student.trainer import TrainingJob, train
-from student.training_log import RunLog
+from student.signals import TrainingInterrupted, run_lock
+from student.training import run as training_run
+from student.training.checkpoint import load_checkpoint, saved_steps, step_path
+from student.training.log import RunLog
+from student.training.trainer import TrainingJob, train
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import passages_of
 
@@ -319,7 +319,7 @@ def test_utterances_with_more_units_than_frames_are_left_out_and_counted(
 
 
 def test_the_learning_rate_rises_in_a_line_and_ends_at_its_fraction() -> None:
-    from student.schedule import learning_rate
+    from student.training.optimiser import learning_rate
 
     trainer = tiny_config(max_steps=100, warmup_steps=10).trainer
     assert learning_rate(5, trainer) == pytest.approx(trainer.learning_rate / 2)

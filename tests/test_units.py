@@ -9,8 +9,8 @@ from fakes import sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from student.data.units import BLANK_ID, UNIT_MODEL_TYPES, Units, train_units
 from student.errors import StudentError
-from student.units import BLANK_ID, UNIT_MODEL_TYPES, Units, train_units
 
 TEXTS = sentences(200, seed=1)
 LETTERS = "".join(sorted(set("".join(TEXTS)) - {" "}))

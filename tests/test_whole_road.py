@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 from fakes import WORDS, sentences, tiny_bert, write_corpus
 
 from pipeline.cli import main
-from student.checkpoint import load_checkpoint
-from student.run_folder import dev_wers, metrics, saved_steps
+from student.training.checkpoint import load_checkpoint
+from student.training.run_folder import dev_wers, metrics, saved_steps
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,93 @@
+"""How a model in training does on the dev split: loss terms, word errors per tap, what the decoders know."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+
+from student.config import StudentConfig
+from student.data.batch import DecoderBatch
+from student.data.dataset import load_batches
+from student.data.sampler import batches_of
+from student.data.training_data import Split
+from student.data.units import Units
+from student.inference.recogniser import transcripts_of
+from student.loss.objective import combine, objective_terms, objective_weights
+from student.loss.sliced_losses import best_pieces, piece_rows
+from student.metrics import count_errors
+from student.model.student_model import Bert2CTC, StudentOutput
+
+
+@torch.inference_mode()
+def dev_figures(
+    model: Bert2CTC, dev: Split, units: Units, config: StudentConfig, dtype: torch.dtype
+) -> dict[str, float]:
+    """Figures by name; the model is left in the mode it came in.
+
+    wer, cer, wer_tap<k> : of greedy decoding     ctc, ce_*, kd_* : terms per utterance, loss : their sum
+    accuracy_<layer> : next pieces that the decoder guesses; agreement_<layer> : where it likes the
+    teacher's likeliest piece best. Decoders' figures only where the cache covers the split.
+    """
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    count = len(dev.speech)
+    texts: dict[int, list[str]] = {layer: [""] * count for layer in model.ctc_layers}
+    sums: dict[str, float] = defaultdict(float)
+    batches = batches_of(dev.speech.seconds(0), config.trainer.micro_batch_seconds)
+    keys = [[(0, int(index)) for index in batch] for batch in batches]
+    for heard in load_batches(dev.speech, keys, config.trainer.data_workers):
+        batch = dev.training_batch(heard, model.features, device)
+        inputs = batch.decoder.piece_inputs if batch.decoder else None
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            output = model(batch.features, batch.frame_lengths, inputs)
+            terms = objective_terms(output, batch, config, count)
+            if dev.labels is not None or not config.objective.uses_branch:
+                terms["loss"] = combine(terms, objective_weights(config))
+        for name, term in terms.items():
+            sums[name] += float(term)
+        if batch.decoder and config.objective.branch == "attention":
+            _count_pieces(output, batch.decoder, config, sums)
+        for layer, logits in output.ctc_logits.items():
+            rows = transcripts_of(logits, output.frame_lengths, units)
+            for index, text in zip(heard.indices, rows, strict=True):
+                texts[layer][index] = text
+    model.train(was_training)
+    return _error_rates([u.text for u in dev.speech.utterances], texts) | _fractions(sums)
+
+
+def _error_rates(references: list[str], texts: dict[int, list[str]]) -> dict[str, float]:
+    final = max(texts)
+    figures: dict[str, float] = {}
+    for layer, hypotheses in texts.items():
+        counts = count_errors(references, hypotheses)
+        figures["wer" if layer == final else f"wer_tap{layer}"] = counts.wer
+        if layer == final:
+            figures["cer"] = counts.cer
+    return figures
+
+
+def _count_pieces(
+    output: StudentOutput, decoder: DecoderBatch, config: StudentConfig, sums: dict[str, float]
+) -> None:
+    """Add guessed pieces, and positions where decoder and teacher agree, to `sums`."""
+    rows = piece_rows(decoder)
+    for layer, scores in output.piece_scores.items():
+        place = "final" if layer == config.conformer.num_layers else f"tap{layer}"
+        guesses = best_pieces(scores.at(rows.places), config.decoder.logits_megabytes)
+        sums[f"accuracy_{place}"] += int((guesses == rows.targets).sum())
+        if rows.top_indices is not None and rows.top_logprobs is not None:
+            likeliest = rows.top_indices.gather(-1, rows.top_logprobs.argmax(-1, keepdim=True))
+            known = rows.top_logprobs.amax(-1).isfinite()
+            sums[f"agreement_{place}"] += int(((guesses == likeliest[:, 0]) & known).sum())
+    sums["pieces_accuracy"] += int((rows.targets >= 0).sum())
+    sums["pieces_agreement"] += int(rows.is_token.sum())
+
+
+def _fractions(sums: dict[str, float]) -> dict[str, float]:
+    """Counts over pieces become fractions; everything else stays."""
+    pieces = {kind: sums.pop(f"pieces_{kind}", 0.0) for kind in ("accuracy", "agreement")}
+    return {
+        name: value / pieces[kind] if (kind := name.split("_")[0]) in pieces else value
+        for name, value in sums.items()
+    }
