@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from teacher_throughput import read_transcripts
 
-from pipeline.text import normaliser_identity
+from pipeline.normaliser import normaliser_identity
 from student.data.manifest import Utterance
 from teacher_cache.build.request import BuildRequest
 from teacher_cache.build.run import BuildResult, build_cache

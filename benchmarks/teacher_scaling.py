@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from teacher_throughput import SIZES, make_teacher, read_transcripts
 
-from pipeline.text import normaliser_identity
+from pipeline.normaliser import normaliser_identity
 from student.data.manifest import Utterance
 from teacher_cache.build.request import BuildRequest
 from teacher_cache.build.run import build_cache

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from pipeline.text import normalise
+from pipeline.normaliser import normalise
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage
 from teacher_cache.teacher.masked_teacher import MaskedTeacher

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import DataConfig
-from pipeline.demo_plan import DemoCorpusConfig
+from pipeline.demo.plan import DemoCorpusConfig
 from student.config import StudentConfig
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.text import normaliser_identity
+from pipeline.normaliser import normaliser_identity
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage
 from teacher_cache.store import CacheWriter, Layout, RowBlock, building_path, publish

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import commands
-from pipeline.commands import CommandFailed, run_command
+from pipeline import processes as commands
+from pipeline.processes import CommandFailed, run_command
 
 
 def stand_in(path: Path, script: str) -> str:

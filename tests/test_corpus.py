@@ -10,11 +10,11 @@ import pytest
 import soundfile
 from fakes import SAMPLE_RATE_HZ, tones, write_corpus, write_jsonl
 
-from pipeline.audio_check import check_audio
 from pipeline.config import DataConfig, SplitConfig
-from pipeline.corpus import CorpusPlace, RawUtterance, read_split
+from pipeline.corpus.audio_check import check_audio
+from pipeline.corpus.read import CorpusPlace, RawUtterance, read_split
+from pipeline.corpus.validation import shared_speakers, too_dense, validate, write_report
 from pipeline.errors import PipelineError
-from pipeline.validation import shared_speakers, too_dense, validate, write_report
 from student.data.manifest import Utterance
 from student.data.units import train_units
 

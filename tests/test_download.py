@@ -16,11 +16,11 @@ import pytest
 from fakes import tones
 
 from pipeline.config import SplitConfig
-from pipeline.corpus import CorpusPlace, read_split
-from pipeline.download import download, plan_download
-from pipeline.download_table import LM_TEXT, SUBSETS, TABLE, Archive
+from pipeline.corpus.download import download, plan_download
+from pipeline.corpus.http import Patience
+from pipeline.corpus.openslr import LM_TEXT, SUBSETS, TABLE, Archive
+from pipeline.corpus.read import CorpusPlace, read_split
 from pipeline.errors import PipelineError
-from pipeline.transfer import Patience
 
 HASTY = Patience(tries=3, first_pause_seconds=0.001, timeout_seconds=5.0)
 UTTERANCES = 3

@@ -5,9 +5,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.demo_plan import SPLITS, DemoCorpusConfig, Plan, plan_corpus
-from pipeline.errors import PipelineError
-from pipeline.grammar import (
+from pipeline.demo.grammar import (
     CHOICES,
     CUES,
     FILLERS,
@@ -21,6 +19,8 @@ from pipeline.grammar import (
     vocabulary,
     with_spelling,
 )
+from pipeline.demo.plan import SPLITS, DemoCorpusConfig, Plan, plan_corpus
+from pipeline.errors import PipelineError
 
 CONFIG = DemoCorpusConfig(teacher_sentences=15_600)
 
@@ -155,6 +155,6 @@ def test_a_config_that_cannot_be_spoken_is_refused(settings: dict[str, float]) -
 
 
 def test_more_sentences_than_the_grammar_holds_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.grammar.FRAMES", ("SLOT meant the CUE",))
+    monkeypatch.setattr("pipeline.demo.grammar.FRAMES", ("SLOT meant the CUE",))
     with pytest.raises(PipelineError, match="fewer teacher_sentences"):
         plan_corpus(CONFIG)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import PipelineError
-from pipeline.homophones import (
+from pipeline.demo.homophones import (
     Site,
     homophone_report,
     masked_word_scorer,
@@ -15,6 +14,7 @@ from pipeline.homophones import (
     teacher_site_accuracy,
     write_sites,
 )
+from pipeline.errors import PipelineError
 
 REFERENCE = "anna wrote night again near the moon"
 

@@ -11,8 +11,8 @@ import soundfile
 from fakes import SAMPLE_RATE_HZ, sentences, tones, write_corpus
 
 from pipeline.config import ExperimentConfig, load_config
+from pipeline.corpus.prepare import prepare
 from pipeline.errors import PipelineError
-from pipeline.prepare import prepare
 from student.data.manifest import read_manifest
 from student.data.units import Units
 

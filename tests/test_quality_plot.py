@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.quality_plot import plot_mass
+from pipeline.report.quality_plot import plot_mass
 from teacher_cache.errors import CacheError
 
 QUALITY = {

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from pipeline.cli import main
 from pipeline.config import as_tables, load_config
 from pipeline.errors import PipelineError
-from pipeline.roots import Roots, roots_from
+from pipeline.paths import Roots, roots_from
 from pipeline.run_record import claim_run, read_record
-from pipeline.run_stages import diff_runs, differing_leaves, list_runs, run_facts
 from pipeline.run_state import recorded_state, state_of
+from pipeline.stages.runs import diff_runs, differing_leaves, list_runs, run_facts
 from student.errors import StudentError
 from student.signals import RunBusy, TrainingInterrupted, is_running, run_lock
 from student.training.run_folder import mark_best, step_path

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.demo_plan import ACCENTS, VARIANTS
-from pipeline.errors import PipelineError
-from pipeline.grammar import HOMOPHONE_PAIRS, with_spelling
-from pipeline.synthesiser import (
+from pipeline.demo.grammar import HOMOPHONE_PAIRS, with_spelling
+from pipeline.demo.plan import ACCENTS, VARIANTS
+from pipeline.demo.synthesiser import (
     MAX_DATA_PATH_BYTES,
     NATIVE_RATE_HZ,
     SAMPLE_RATE_HZ,
@@ -18,6 +17,7 @@ from pipeline.synthesiser import (
     Voice,
     resample,
 )
+from pipeline.errors import PipelineError
 
 TEXT = "anna wrote night again for the moon"
 
@@ -41,7 +41,7 @@ def test_what_was_said_before_changes_no_sample(synthesiser: Synthesiser, varian
 
 def test_another_process_speaks_the_same_samples(synthesiser: Synthesiser) -> None:
     code = (
-        "import zlib; from pipeline.synthesiser import Synthesiser, Voice; "
+        "import zlib; from pipeline.demo.synthesiser import Synthesiser, Voice; "
         f"print(zlib.crc32(Synthesiser().speak({TEXT!r}, Voice('en-029', 'f3', 170, 60)).tobytes()))"
     )
     printed = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.text import ALPHABET, UnspeakableText, normalise, normaliser_identity
+from pipeline.normaliser import ALPHABET, UnspeakableText, normalise, normaliser_identity
 
 SPEAKABLE = "".join(chr(c) for c in range(32, 127) if chr(c) not in "0123456789#$%&+<=>@^|~")
 

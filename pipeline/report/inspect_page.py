@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.inspect_table import certainty, percent, printable
+from pipeline.report.inspect_table import certainty, percent, printable
 from teacher_cache.store.inspection import InspectedPassage, InspectedToken
 from teacher_cache.store.manifest import Manifest
 

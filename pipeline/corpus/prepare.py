@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
-from pipeline.corpus import CorpusPlace, read_split
-from pipeline.errors import PipelineError
-from pipeline.raw_utterance import BadItem, RawUtterance
-from pipeline.run_record import provenance
-from pipeline.text import normaliser_identity
-from pipeline.validation import (
+from pipeline.corpus.raw_utterance import BadItem, RawUtterance
+from pipeline.corpus.read import CorpusPlace, read_split
+from pipeline.corpus.validation import (
     RawSplits,
     Splits,
     counts_by_reason,
@@ -27,6 +24,9 @@ from pipeline.validation import (
     validate,
     write_report,
 )
+from pipeline.errors import PipelineError
+from pipeline.normaliser import normaliser_identity
+from pipeline.run_record import provenance
 from student.data.manifest import Utterance, write_manifest
 from student.data.units import Units, train_units
 from student.errors import StudentError

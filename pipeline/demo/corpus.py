@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from pipeline.demo_plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_corpus
+from pipeline.demo.grammar import KINDS, pairings, vocabulary, with_spelling
+from pipeline.demo.homophones import SITES_FILE, Site, write_sites
+from pipeline.demo.plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_corpus
+from pipeline.demo.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
 from pipeline.errors import PipelineError
-from pipeline.grammar import KINDS, pairings, vocabulary, with_spelling
-from pipeline.homophones import SITES_FILE, Site, write_sites
-from pipeline.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
 from teacher_cache.common.files import differing_keys, write_json
 from teacher_cache.common.progress import Advance, progress
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config_defaults import with_defaults
 from pipeline.console import Report, table
 from pipeline.errors import PipelineError
-from pipeline.roots import Roots
+from pipeline.paths import Roots
 from pipeline.run_record import RECORD_NAME, read_record
 from pipeline.run_state import state_of
 from student.training.run_folder import best_step, metrics, saved_steps

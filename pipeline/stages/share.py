@@ -9,10 +9,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from pipeline.cache_stages import verify_teacher_cache
 from pipeline.console import Report, say
 from pipeline.errors import PipelineError
-from pipeline.roots import Roots
+from pipeline.paths import Roots
+from pipeline.stages.cache import verify_teacher_cache
 from teacher_cache import store
 from teacher_cache.common.progress import progress
 from teacher_cache.sharing.file_list import Count, names_of

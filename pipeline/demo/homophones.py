@@ -12,8 +12,8 @@ from typing import Any
 import jiwer
 import numpy as np
 
+from pipeline.demo.grammar import KINDS
 from pipeline.errors import PipelineError
-from pipeline.grammar import KINDS
 
 SITES_FILE = "sites.jsonl"
 BATCH_SENTENCES = 128

@@ -9,10 +9,10 @@ from typing import Any
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
 from pipeline.errors import PipelineError
-from pipeline.roots import Roots
+from pipeline.normaliser import UnspeakableText, normalise, normaliser_identity
+from pipeline.paths import Roots
 from pipeline.run_record import provenance, read_record, write_record
-from pipeline.stages import prepared_folder
-from pipeline.text import UnspeakableText, normalise, normaliser_identity
+from pipeline.stages.train import prepared_folder
 from student.data.manifest import read_manifest
 
 ENOUGH_SITE_ACCURACY = 0.95  # below it the demo tests nothing
@@ -83,7 +83,7 @@ def _transcripts(config: ExperimentConfig, roots: Roots) -> list[str]:
 
 def _site_accuracy(config: ExperimentConfig, roots: Roots, teacher: Path) -> dict[str, float]:
     """How often the teacher prefers the right spelling at the test set's homophones; warns below 95 %."""
-    from pipeline.homophones import masked_word_scorer, read_sites, teacher_site_accuracy
+    from pipeline.demo.homophones import masked_word_scorer, read_sites, teacher_site_accuracy
 
     test = read_manifest(prepared_folder(config, roots) / "test.jsonl")
     sites = read_sites(roots.data / config.data.corpus, "test")

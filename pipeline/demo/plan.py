@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.demo.grammar import KINDS, SEEN, Pairing, Sentence, draw_sentence, pairings
+from pipeline.demo.synthesiser import Voice
 from pipeline.errors import PipelineError
-from pipeline.grammar import KINDS, SEEN, Pairing, Sentence, draw_sentence, pairings
-from pipeline.synthesiser import Voice
 
 SPLITS = ("train", "dev", "test")
 ACCENTS = "en-us en-gb-x-rp".split()

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.console import say
-from pipeline.corpus import AUDIO_SUFFIXES
-from pipeline.download_table import OPENSLR_URL, TABLE, Archive
+from pipeline.corpus.http import Patience, fetch, has_checksum
+from pipeline.corpus.openslr import OPENSLR_URL, TABLE, Archive
+from pipeline.corpus.read import AUDIO_SUFFIXES
 from pipeline.errors import PipelineError
-from pipeline.transfer import Patience, fetch, has_checksum
 from teacher_cache.common.progress import progress
 
 CORPUS_FOLDER = "LibriSpeech"  # the archives' own top folder

@@ -8,8 +8,8 @@ import os.path
 from pathlib import Path
 from typing import Any
 
+from pipeline.corpus.raw_utterance import BadItem, RawUtterance
 from pipeline.errors import PipelineError
-from pipeline.raw_utterance import BadItem, RawUtterance
 
 _NEMO_KEYS = {"audio_filepath": "audio", "duration": "seconds"}
 

@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.audio_check import silent_decoders
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
+from pipeline.corpus.audio_check import silent_decoders
 from pipeline.errors import PipelineError
-from pipeline.roots import Roots
+from pipeline.normaliser import normaliser_identity
+from pipeline.paths import Roots
 from pipeline.run_record import claim_run, read_record, write_record
 from pipeline.run_state import recorded_state
-from pipeline.text import normaliser_identity
 from teacher_cache.store.manifest import Manifest, canonical_json
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def prepared_folder(config: ExperimentConfig, roots: Roots) -> Path:
 
 def make_demo_corpus(config: ExperimentConfig, roots: Roots) -> Report:
     """Speak the synthetic corpus of the config below the data root, unless an equal one is there."""
-    from pipeline.demo_corpus import make_corpus
+    from pipeline.demo.corpus import make_corpus
 
     if config.demo_corpus is None:
         raise PipelineError(
@@ -54,7 +54,7 @@ def make_demo_corpus(config: ExperimentConfig, roots: Roots) -> Report:
 
 def prepare_data(config: ExperimentConfig, roots: Roots, leave_out_bad: bool) -> Report:
     """Validate the corpus, write manifests, train the units; nothing is done twice."""
-    from pipeline.prepare import prepare
+    from pipeline.corpus.prepare import prepare
 
     started = time.monotonic()
     prepared = prepare(config, roots.data, prepared_folder(config, roots), leave_out_bad)
@@ -161,7 +161,7 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
 
     started_with = (read_record(run_dir) or {}).get("cache", "")
     if is_url(reference):
-        from pipeline.share_stages import fetch_for_run
+        from pipeline.stages.share import fetch_for_run
 
         return fetch_for_run(reference, roots, run_dir, started_with)
     if not (reference or started_with) and not (roots.cache / "names" / config.name).is_file():

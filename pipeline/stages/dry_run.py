@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.config import ExperimentConfig
 from pipeline.console import Report, say
-from pipeline.roots import Roots
-from pipeline.stages import training_job
+from pipeline.paths import Roots
+from pipeline.stages.train import training_job
 
 
 def plan_training(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:

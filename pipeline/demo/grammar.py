@@ -15,7 +15,7 @@ SEEN, TEACHER_ONLY = "seen", "teacher_only"
 KINDS = (SEEN, TEACHER_ONLY)
 TEACHER_ONLY_CUES = 1  # of the three cues of each spelling: a third of the pairings
 
-# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo_plan`.
+# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo.plan`.
 HOMOPHONE_PAIRS = (
     ("sea", "see"),
     ("night", "knight"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import SplitConfig
-from pipeline.corpus_manifest import read_corpus_manifest
+from pipeline.corpus.manifest import read_corpus_manifest
+from pipeline.corpus.raw_utterance import BadItem, RawUtterance
 from pipeline.errors import PipelineError
-from pipeline.raw_utterance import BadItem, RawUtterance
 
 __all__ = ["BadItem", "CorpusPlace", "RawUtterance", "read_split"]
 

@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.audio_check import AudioFacts, check_audio, silent_decoders
 from pipeline.config import DataConfig
-from pipeline.raw_utterance import BadItem, RawUtterance
-from pipeline.text import UnspeakableText, normalise
+from pipeline.corpus.audio_check import AudioFacts, check_audio, silent_decoders
+from pipeline.corpus.raw_utterance import BadItem, RawUtterance
+from pipeline.normaliser import UnspeakableText, normalise
 from student.data.manifest import Utterance
 from student.data.units import Units
 from teacher_cache.common.files import write_whole

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pipeline.config import ExperimentConfig, load_config
 from pipeline.console import Report
-from pipeline.corpus import CorpusPlace, read_split
-from pipeline.download import download, plan_download
+from pipeline.corpus.download import download, plan_download
+from pipeline.corpus.read import CorpusPlace, read_split
 from pipeline.errors import PipelineError
-from pipeline.roots import Roots
+from pipeline.paths import Roots
 
 LM_TEXT = "lm-text"
 
