@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_objective import ALIGNED, batch_of, config, model_of
+from test_loss_objective import ALIGNED, batch_of, config, model_of
 from tiny_run import ctc_alone, tiny_job
 
 from student.loss.objective import compute_objective

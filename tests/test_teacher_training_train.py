@@ -209,7 +209,7 @@ def test_a_folder_that_is_no_teacher_is_left_alone(tmp_path: Path) -> None:
 KILLED_RUN = """
 import sys; from pathlib import Path; sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(1)
-from test_teacher_training import request, train_teacher
+from test_teacher_training_train import request, train_teacher
 train_teacher(request(Path({folder!r}), max_steps=4000))
 """
 

@@ -22,7 +22,7 @@ from student.training.log import SilentLog
 from student.training.trainer import TrainingJob, train
 
 STEPS = 6
-DRIVER = "import sys; from test_ranks import train_as_a_rank; train_as_a_rank(*sys.argv[1:])"
+DRIVER = "import sys; from test_training_distributed import train_as_a_rank; train_as_a_rank(*sys.argv[1:])"
 
 
 def job_of(folder: Path, run: str, **trainer: float) -> TrainingJob:

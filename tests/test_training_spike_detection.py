@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_trainer import figures_of
+from test_training_trainer import figures_of
 from tiny_run import ctc_alone, tiny_job
 
 from student.errors import StudentError

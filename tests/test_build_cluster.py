@@ -17,7 +17,7 @@ import dask
 import pytest
 from build_helpers import quiet, stored
 from distributed import Client
-from test_cache_kills import driven_request
+from test_build_kills import driven_request
 
 from teacher_cache.build.cluster import WORKER_ENVIRONMENT, connected, package_versions, refuse_other_versions
 from teacher_cache.build.run import build_cache

@@ -30,7 +30,7 @@ TEXTS = texts(250)
 BUILD = """
 import sys
 from pathlib import Path
-from test_cache_trouble import request_of
+from test_build_trouble import request_of
 from teacher_cache.errors import CacheError
 {trouble}
 from teacher_cache.build.run import build_cache

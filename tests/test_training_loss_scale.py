@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import figures_of
+from test_training_trainer import figures_of
 from tiny_run import ctc_alone, tiny_job
 from torch.amp.grad_scaler import GradScaler
 

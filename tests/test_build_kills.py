@@ -32,7 +32,7 @@ WORKERS = 2
 DRIVER = """
 import json, signal, sys
 from pathlib import Path
-from test_cache_kills import driven_request
+from test_build_kills import driven_request
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
 from teacher_cache.build.run import build_cache
 build_cache(driven_request(*map(Path, sys.argv[1:])))

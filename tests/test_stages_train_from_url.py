@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from fakes import sentences, write_corpus
 from http_folder import HttpFolder, served
 from synthetic_cache import make, passages_named, plan_of
-from test_cache_trouble import WITHOUT_PRIVILEGE
+from test_build_trouble import WITHOUT_PRIVILEGE
 from tiny_run import CACHE_CONFIG, WordTeacher
 
 from pipeline.cli import main

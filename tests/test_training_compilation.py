@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_objective import batch_of, config, model_of
+from test_loss_objective import batch_of, config, model_of
 
 from student.loss.objective import compute_objective
 from student.training import compilation

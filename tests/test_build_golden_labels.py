@@ -1,6 +1,7 @@
 """Stored values that must not move unless `label_version` is raised.
 
-After raising it, write the new values with `BERT2CTC_WRITE_GOLDEN=1 pytest tests/test_golden_labels.py`.
+After raising it, write the new values with
+`BERT2CTC_WRITE_GOLDEN=1 pytest tests/test_build_golden_labels.py`.
 """
 
 from __future__ import annotations
