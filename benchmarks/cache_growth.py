@@ -30,11 +30,10 @@ from teacher_cache.build.run import BuildResult, build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import ROW_ARRAYS, dequantise
-from teacher_cache.store.publish import publish
-from teacher_cache.store.records import read_manifest
+from teacher_cache.store.manifest import read_manifest
 from teacher_cache.store.root import building_path
 from teacher_cache.store.rows import decode
-from teacher_cache.store.writer import CacheWriter
+from teacher_cache.store.writer import CacheWriter, publish
 
 BUILDS = {"first": "first", "grown": "1 % more, same root", "fresh": "1 % more, empty root"}
 

@@ -26,8 +26,7 @@ from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import Passage, passages_of
 from teacher_cache.store.manifest import Receipt
-from teacher_cache.store.publish import publish
-from teacher_cache.store.writer import CacheWriter
+from teacher_cache.store.writer import CacheWriter, publish
 from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 MAX_TOKENS = 14

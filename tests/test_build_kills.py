@@ -22,8 +22,8 @@ from teacher_cache.build.plan import BuildPlan
 from teacher_cache.build.request import BuildRequest
 from teacher_cache.build.run import BuildResult, build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
-from teacher_cache.store import building_path
 from teacher_cache.store.layout import CHUNK_ROWS
+from teacher_cache.store.root import building_path
 from teacher_cache.store.verify import verify_cache
 
 KILLS = int(os.environ.get("BERT2CTC_TEST_KILLS", "3"))  # each costs some seconds; 20 before a release

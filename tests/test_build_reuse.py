@@ -11,11 +11,8 @@ from synthetic_cache import Plan, make, passages_named, plan_of
 from teacher_cache.build.reuse import copy_rows, find_reusable
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.store import (
-    RowBlock,
-    read_manifest,
-)
-from teacher_cache.store.rows import encode
+from teacher_cache.store import read_manifest
+from teacher_cache.store.rows import RowBlock, encode
 
 CONFIG = CacheConfig(top_k=24, temperatures=(1.0, 2.0))
 PASSAGES = passages_named(400)

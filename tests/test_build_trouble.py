@@ -20,7 +20,7 @@ from teacher_cache.build.request import BuildJob, BuildRequest
 from teacher_cache.build.run import build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.store import lock_path
+from teacher_cache.store.root import lock_path
 from teacher_cache.store.verify import verify_cache
 from teacher_cache.teacher.identity import identify_teacher
 

@@ -13,8 +13,7 @@ from synthetic_cache import make, passages_named, plan_of
 from pipeline.cli import main
 from teacher_cache.errors import CacheError
 from teacher_cache.sharing.file_list import contents_of
-from teacher_cache.sharing.object_store import PushResult, push_cache
-from teacher_cache.sharing.pull import pull_cache
+from teacher_cache.sharing.object_store import PushResult, pull_cache, push_cache
 from teacher_cache.sharing.transport import file_system
 
 

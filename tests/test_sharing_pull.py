@@ -19,8 +19,7 @@ from pipeline.cli import main
 from teacher_cache.errors import CacheError
 from teacher_cache.sharing.archive import pack_cache
 from teacher_cache.sharing.file_list import contents_of
-from teacher_cache.sharing.object_store import push_cache
-from teacher_cache.sharing.pull import pull_cache
+from teacher_cache.sharing.object_store import pull_cache, push_cache
 from teacher_cache.sharing.transport import file_system
 from teacher_cache.store import collect_garbage
 

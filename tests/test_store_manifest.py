@@ -14,19 +14,9 @@ from synthetic_cache import NORMALISER, passages_named, plan_of
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.store.layout import MISSING_STEPS, SATURATED
-from teacher_cache.store.manifest import (
-    Layout,
-    Manifest,
-    Recipe,
-    array_specs,
-    canonical_json,
-    contents_sha256,
-    dequantise,
-    fingerprint,
-    identify_teacher,
-    quantise,
-)
+from teacher_cache.store.layout import MISSING_STEPS, SATURATED, Layout, array_specs, dequantise, quantise
+from teacher_cache.store.manifest import Manifest, Recipe, canonical_json, contents_sha256, fingerprint
+from teacher_cache.teacher.identity import identify_teacher
 
 LOGPROBS = st.floats(-65_534 / 2048, 0, width=32, allow_subnormal=False)
 

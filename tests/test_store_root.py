@@ -11,16 +11,8 @@ from synthetic_cache import make, passages_named, plan_of, write
 
 from teacher_cache.common.lock import BuildLock
 from teacher_cache.errors import CacheError
-from teacher_cache.store import (
-    building_path,
-    collect_garbage,
-    describe,
-    list_caches,
-    lock_path,
-    remove_cache,
-    resolve,
-    write_name,
-)
+from teacher_cache.store import collect_garbage, describe, list_caches, remove_cache, resolve, write_name
+from teacher_cache.store.root import building_path, lock_path
 
 
 @pytest.fixture

@@ -15,15 +15,11 @@ from synthetic_cache import Plan, make, passages_named, plan_of, write
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.store import (
-    CacheWriter,
-    RowBlock,
-    TeacherCacheReader,
-    building_path,
-    publish,
-    read_manifest,
-)
+from teacher_cache.store import TeacherCacheReader, read_manifest
+from teacher_cache.store.root import building_path
+from teacher_cache.store.rows import RowBlock
 from teacher_cache.store.verify import verify_cache
+from teacher_cache.store.writer import CacheWriter, publish
 
 CONFIG = CacheConfig(top_k=24, temperatures=(1.0, 2.0))
 PASSAGES = passages_named(400)
@@ -122,7 +118,7 @@ def test_a_published_cache_is_never_replaced(cache: Path, plan: Plan, tmp_path: 
 
 KILLED_AT_NTH_RENAME = """
 import os, pickle, signal, sys
-from teacher_cache.store import publish
+from teacher_cache.store.writer import publish
 arguments, renames = pickle.load(open(sys.argv[1], "rb")), int(sys.argv[2])
 def count(event, details):
     global renames

@@ -30,8 +30,9 @@ from transformers import (
 
 from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher_training.examples import PlacedMasks, TokenTable, training_order
+from teacher_cache.teacher_training.examples import PlacedMasks, training_order
 from teacher_cache.teacher_training.request import TeacherTrainingRequest
+from teacher_cache.teacher_training.tokens import TokenTable
 from teacher_cache.teacher_training.train import train_teacher
 from teacher_cache.teacher_training.trainer import MaskedTokenTrainer, training_arguments
 from teacher_cache.teacher_training.vocabulary import make_tokenizer

@@ -59,7 +59,7 @@ def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
 
 def pull_teacher_cache(url: str, name: str, roots: Roots) -> Report:
     """The cache below a prefix, published; an interrupted pull goes on."""
-    from teacher_cache.sharing.pull import pull_cache
+    from teacher_cache.sharing.object_store import pull_cache
 
     arrival = pull_cache(url, roots.cache, say, partial(_megabytes, "pulling"))
     return _arrived(arrival, name, roots)

@@ -18,8 +18,7 @@ from teacher_cache.passages import DIGEST_BYTES, Passage
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import LOGPROB_STEPS_PER_NAT, SATURATED
-from teacher_cache.store.manifest import Manifest
-from teacher_cache.store.records import read_manifest
+from teacher_cache.store.manifest import Manifest, read_manifest
 from teacher_cache.store.rows import RowBlock, fault_of
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher.masked_teacher import MaskedTeacher

@@ -21,9 +21,16 @@ from teacher_cache.passages import TranscriptEntry
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import Layout
-from teacher_cache.store.manifest import Manifest, Recipe, contents_sha256, fingerprint, recipe_of
+from teacher_cache.store.manifest import (
+    Manifest,
+    Recipe,
+    TeacherIdentity,
+    contents_sha256,
+    fingerprint,
+    recipe_of,
+)
 from teacher_cache.store.root import building_path, list_caches
-from teacher_cache.teacher.identity import TeacherIdentity, identify_teacher
+from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 Say = Callable[[str], None]

@@ -12,8 +12,7 @@ from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import ROW_ARRAYS
-from teacher_cache.store.manifest import Recipe
-from teacher_cache.store.records import read_manifest
+from teacher_cache.store.manifest import Recipe, read_manifest
 from teacher_cache.store.root import list_caches
 from teacher_cache.store.rows import RowBlock, decode
 from teacher_cache.store.verify import shard_fault, table_sha256

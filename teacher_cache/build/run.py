@@ -29,13 +29,11 @@ from teacher_cache.common.progress import progress
 from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import ROW_ARRAYS
-from teacher_cache.store.manifest import Receipt
-from teacher_cache.store.publish import publish
-from teacher_cache.store.records import read_manifest, read_receipts, remove_receipt
+from teacher_cache.store.manifest import Receipt, read_manifest, read_receipts, remove_receipt
 from teacher_cache.store.root import NAMES, lock_path, write_name
 from teacher_cache.store.rows import decode
 from teacher_cache.store.verify import shard_fault
-from teacher_cache.store.writer import CacheWriter
+from teacher_cache.store.writer import CacheWriter, publish
 
 RETRIES = 2
 TASKS_PER_WORKER = 2  # one runs while the next one's passages are already there

@@ -16,8 +16,7 @@ from teacher_cache.build.reuse import copy_rows
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES, Passage
-from teacher_cache.store.manifest import Receipt
-from teacher_cache.store.records import RECEIPTS, read_receipts
+from teacher_cache.store.manifest import RECEIPTS, Receipt, read_receipts
 from teacher_cache.store.rows import RowBlock
 from teacher_cache.store.writer import CacheWriter
 from teacher_cache.teacher.masked_teacher import SHOWN_CHARACTERS, MaskedTeacher

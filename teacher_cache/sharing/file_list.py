@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from teacher_cache.errors import CacheError
-from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, canonical_json
-from teacher_cache.store.records import read_manifest
+from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, canonical_json, read_manifest
 
 CONTENTS = "contents.json"
 CONTENTS_VERSION = 1

@@ -1,9 +1,10 @@
-"""A cache below a prefix of an object store: manifest last, and a prefix without one is no cache."""
+"""A cache below a prefix of an object store: pushed with its manifest last, pulled object by object."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from teacher_cache.sharing.file_list import (
     MAX_CONTENTS_BYTES,
     Contents,
     Count,
+    Counting,
     blocks_of,
     contents_of,
+    uncounted,
 )
-from teacher_cache.sharing.transport import HTTP, below, file_system, open_object, shown, told
-from teacher_cache.store.records import MANIFEST
+from teacher_cache.sharing.receive import Arrival, Say, keep_whole_files, land, receive_file
+from teacher_cache.sharing.transport import HTTP, Incoming, below, file_system, open_object, shown, told
+from teacher_cache.store.manifest import MANIFEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,36 @@ def remote_contents(url: str) -> Contents:
             "the same `bert2ctc cache push`)"
         )
     return Contents.from_bytes(listed, shown(url))
+
+
+def pull_cache(url: str, root: Path, say: Say, counting: Counting = uncounted) -> Arrival:
+    """Fetch what is missing of the cache below a prefix, verify the whole and publish it.
+
+    counting : opens a count of so many bytes in all, those that are missing here
+    Raises CacheError, and publishes nothing, for a prefix without a manifest and for whatever differs
+    from the list that was pushed.
+    """
+    contents = remote_contents(url)
+    system, prefix = file_system(url)
+
+    def receive(folder: Path) -> None:
+        whole = keep_whole_files(folder, contents)
+        if whole:
+            say(f"{_told(whole, contents)} had arrived before and are kept")
+        missing = {name: facts for name, facts in contents.files.items() if name not in whole}
+        with (
+            counting(sum(facts.bytes for facts in missing.values())) as count,
+            _telling(whole, contents, say),
+        ):
+            for name, facts in missing.items():
+                source = below(url, name)
+                with told(source):
+                    stream = open_object(system, below(prefix, name))
+                with stream:
+                    receive_file(Incoming(stream, source), folder / name, facts, shown(source), count)
+                whole.add(name)
+
+    return land(root, contents, shown(url), receive, say, goes_on=True)
 
 
 def require_writable(url: str) -> None:
@@ -141,3 +175,18 @@ def _make_parent(system: Any, place: str) -> None:
     protocols = system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
     if {"file", "local", "sftp", "ssh"} & set(protocols):
         system.makedirs(place.rpartition("/")[0], exist_ok=True)
+
+
+@contextmanager
+def _telling(whole: set[str], contents: Contents, say: Say) -> Iterator[None]:
+    """Say what stays of a pull that breaks off, whatever broke it."""
+    try:
+        yield
+    except BaseException:
+        say(f"{_told(whole, contents)} are here and stay; the same command fetches the others")
+        raise
+
+
+def _told(whole: set[str], contents: Contents) -> str:
+    megabytes = sum(contents.files[name].bytes for name in whole) / 1e6
+    return f"{len(whole):,} of {len(contents.files):,} objects ({megabytes:,.1f} MB)"

@@ -13,10 +13,10 @@ from teacher_cache.common.lock import BuildLock
 from teacher_cache.errors import CacheError
 from teacher_cache.sharing.file_list import BLOCK_BYTES, Contents, Count, FileFacts, facts_of
 from teacher_cache.sharing.transport import Incoming
-from teacher_cache.store.publish import publish_as_it_is
-from teacher_cache.store.records import read_manifest
+from teacher_cache.store.manifest import read_manifest
 from teacher_cache.store.root import building_path, lock_path
 from teacher_cache.store.verify import verify_cache
+from teacher_cache.store.writer import publish_as_it_is
 
 ARRIVING_SUFFIX = ".arriving"
 

@@ -1,4 +1,4 @@
-"""What a cache says of itself: recipe, fingerprint and manifest, without any storage library."""
+"""What a cache says of itself: recipe, fingerprint, receipts and manifest, JSON beside the arrays."""
 
 from __future__ import annotations
 
@@ -6,44 +6,45 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from teacher_cache.common.files import write_whole
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
-from teacher_cache.store.layout import ArraySpec, Layout, array_specs, dequantise, quantise
-from teacher_cache.teacher.identity import TeacherIdentity, identify_teacher
-
-__all__ = [
-    "FORMAT_VERSION",
-    "LABEL_VERSION",
-    "ArraySpec",
-    "Layout",
-    "Manifest",
-    "Receipt",
-    "Recipe",
-    "TeacherIdentity",
-    "array_specs",
-    "canonical_json",
-    "contents_sha256",
-    "dequantise",
-    "fingerprint",
-    "identify_teacher",
-    "quantise",
-    "recipe_of",
-]
+from teacher_cache.store.layout import Layout
 
 FORMAT_VERSION = 1
 LABEL_VERSION = 1  # raise it whenever this code changes a stored value beyond the stated error
 FINGERPRINT_CHARACTERS = 32
+MANIFEST = "manifest.json"
+RECEIPTS = "receipts"
 
 SPECIAL_TOKEN_POLICY = (
     "left, text and right are one text within the tokenizer's own frame, every word behind a space; "
     "special and unused pieces are never ranked, their mass is in the tail"
 )
 TRUNCATION_POLICY = "a passage above the teacher's limit is refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherIdentity:
+    """Which teacher labelled, for people (name, origin, licence) and for the fingerprint (files_sha256).
+
+    normaliser : of the text it was trained on, where known     max_tokens : per passage, specials included
+    """
+
+    name: str
+    model: str
+    revision: str
+    licence: str
+    files_sha256: dict[str, str]
+    vocab_size: int
+    max_tokens: int
+    normaliser: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,3 +212,52 @@ def fingerprint(recipe: Recipe, passage_digests: np.ndarray) -> str:
     """32 hexadecimal characters that name a cache: its recipe and its sorted passage digests (M, 16)."""
     parts = {"recipe": asdict(recipe), "contents": contents_sha256(passage_digests)}
     return sha256_of(canonical_json(parts))[:FINGERPRINT_CHARACTERS]
+
+
+def write_receipt(folder: Path, receipt: Receipt) -> None:
+    """Write `receipts/<shard>.json`."""
+    write_whole(folder / RECEIPTS / f"{receipt.shard}.json", json.dumps(asdict(receipt)) + "\n")
+
+
+def remove_receipt(folder: Path, shard: int) -> None:
+    """Take a shard's receipt away, before its rows are written again."""
+    (folder / RECEIPTS / f"{shard}.json").unlink(missing_ok=True)
+
+
+def read_receipts(folder: Path) -> dict[int, Receipt]:
+    """Shard -> receipt of a build; CacheError for a damaged one."""
+    receipts = {}
+    for path in (folder / RECEIPTS).glob("*.json"):
+        try:
+            receipt = Receipt(**_read(path))
+        except TypeError as error:
+            raise CacheError(
+                f"{path}: not a receipt ({error}); delete it and rerun `bert2ctc cache build`"
+            ) from None
+        receipts[receipt.shard] = receipt
+    return dict(sorted(receipts.items()))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a published cache; CacheError where there is none, another format or damage."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CacheError(
+            f"{folder}: no {MANIFEST}, so no finished cache; make one with `bert2ctc cache build`"
+        )
+    return Manifest.from_json(_read(path), source=str(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, the last file of a cache."""
+    write_whole(folder / MANIFEST, json.dumps(manifest.to_json(), indent=1) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path}: unreadable ({error}); check it with `bert2ctc cache verify`") from None
+    if not isinstance(entry, dict):
+        raise CacheError(f"{path}: not a JSON object; check it with `bert2ctc cache verify`")
+    return entry

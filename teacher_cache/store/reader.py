@@ -15,9 +15,8 @@ from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import dequantise
-from teacher_cache.store.manifest import Manifest
+from teacher_cache.store.manifest import Manifest, read_manifest
 from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
-from teacher_cache.store.records import read_manifest
 from teacher_cache.store.row_backends import HOLDS, ChunkRows, MemoryRows, RowHolder
 from teacher_cache.store.view import TAIL_POLICIES, Rows, View, log_mass, row_bytes
 

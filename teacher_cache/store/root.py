@@ -12,8 +12,7 @@ from typing import Any
 from teacher_cache.common.files import write_whole
 from teacher_cache.common.lock import GUARD, BuildLock, read_owner
 from teacher_cache.errors import CacheError
-from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, Manifest
-from teacher_cache.store.records import MANIFEST, read_manifest
+from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, MANIFEST, Manifest, read_manifest
 
 BUILDING = ".building"
 NAMES = "names"

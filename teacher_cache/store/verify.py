@@ -11,8 +11,14 @@ import numpy as np
 from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import VOCABULARY_BYTES, CacheArrays
 from teacher_cache.store.layout import ROW_ARRAYS, TABLE_ARRAYS, ArraySpec, array_specs
-from teacher_cache.store.manifest import Manifest, Receipt, contents_sha256, fingerprint
-from teacher_cache.store.records import read_manifest, read_receipts
+from teacher_cache.store.manifest import (
+    Manifest,
+    Receipt,
+    contents_sha256,
+    fingerprint,
+    read_manifest,
+    read_receipts,
+)
 from teacher_cache.store.rows import checksum, decode, fault_of, mass_at
 
 GROUPS = ("row", "passage", "vocabulary")

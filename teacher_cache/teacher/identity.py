@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from teacher_cache.errors import CacheError
+from teacher_cache.store.manifest import TeacherIdentity
 
 TEACHER_NOTE = "bert2ctc_teacher.json"
 # What can decide a label. Whatever else lies in the folder (README, optimiser, our own note) may change.
@@ -27,23 +27,6 @@ HASHED_FILES = (
 )
 # Their position table begins after the padding id (transformers, create_position_ids_from_input_ids).
 OFFSET_POSITION_MODELS = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherIdentity:
-    """Which teacher labelled, for people (name, origin, licence) and for the fingerprint (files_sha256).
-
-    normaliser : of the text it was trained on, where known     max_tokens : per passage, specials included
-    """
-
-    name: str
-    model: str
-    revision: str
-    licence: str
-    files_sha256: dict[str, str]
-    vocab_size: int
-    max_tokens: int
-    normaliser: dict[str, Any] = field(default_factory=dict)
 
 
 def identify_teacher(folder: Path) -> TeacherIdentity:

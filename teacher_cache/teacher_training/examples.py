@@ -1,11 +1,6 @@
-"""Tokenised sentences on the disk, the fixed order in which training sees them, and their masks."""
+"""The fixed order in which training sees its sentences, and their masks."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,52 +8,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import DataCollatorForLanguageModeling
 
-SENTENCES_PER_CALL = 20_000
+from teacher_cache.teacher_training.tokens import TokenTable
+
 POOLED_BATCHES = 100  # sentences of so many batches are sorted by length together
-
-
-@dataclass(frozen=True, slots=True)
-class TokenTable:
-    """Tokenised sentences, one behind the other: ids int32 (N,), start int64 (n + 1,)."""
-
-    ids: np.ndarray
-    start: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.start) - 1
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Int32 (L,), special pieces included."""
-        return self.ids[self.start[index] : self.start[index + 1]]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Int64 (n,), tokens of each sentence."""
-        return np.diff(self.start)
-
-    def save(self, folder: Path, name: str) -> None:
-        """Write two plain arrays, `<name>.ids.npy` and `<name>.start.npy`."""
-        np.save(folder / f"{name}.ids.npy", self.ids)
-        np.save(folder / f"{name}.start.npy", self.start)
-
-    @staticmethod
-    def load(folder: Path, name: str) -> TokenTable:
-        """What `save` wrote."""
-        parts = (np.load(folder / f"{name}.{part}.npy", allow_pickle=False) for part in ("ids", "start"))
-        return TokenTable(*parts)
-
-
-def tokenise(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> TokenTable:
-    """The sentences in order, but for those of more than max_tokens tokens, special pieces included."""
-    parts: list[np.ndarray] = []
-    for first in range(0, len(sentences), SENTENCES_PER_CALL):
-        chunk = list(sentences[first : first + SENTENCES_PER_CALL])
-        encodings = tokenizer.backend_tokenizer.encode_batch_fast(chunk)
-        parts += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-    parts = [part for part in parts if len(part) <= max_tokens]
-    lengths = np.array([len(part) for part in parts], dtype=np.int64)
-    ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-    return TokenTable(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def training_order(lengths: np.ndarray, num_batches: int, batch_size: int, seed: int) -> np.ndarray:

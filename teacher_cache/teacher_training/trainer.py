@@ -15,8 +15,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher_training.examples import OrderedExamples, PlacedMasks, TokenTable
+from teacher_cache.teacher_training.examples import OrderedExamples, PlacedMasks
 from teacher_cache.teacher_training.request import HELD_OUT_SENTENCES, HeldOutFigures
+from teacher_cache.teacher_training.tokens import TokenTable
 
 HELD_OUT_BATCH = 64
 ROW_MULTIPLE = 64
