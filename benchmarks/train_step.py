@@ -44,7 +44,7 @@ from student.model.conformer import frames_after_convolutions
 from student.model.features import LogMel
 from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device
-from student.training.process_memory import high_water_megabytes
+from student.training.memory import high_water_megabytes
 
 NUM_UNITS = 300
 _MEGABYTE = 1e6

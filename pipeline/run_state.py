@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run_record import write_record
-from student.signals import RunBusy, TrainingInterrupted, is_running
-from student.training.run_folder import FINAL_NAME, RESULT_NAME
+from student.signals import TrainingInterrupted
+from student.training.run_folder import FINAL_NAME, RESULT_NAME, RunBusy, is_running
 
 
 @contextmanager

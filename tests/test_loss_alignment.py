@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from student.config import ObjectiveConfig
 from student.data.batch import DecoderBatch, TeacherBatch
 from student.loss.alignment import BLANK_INDEX, aligned_frames, alignment_losses
-from student.loss.sliced_losses import PieceScores
+from student.model.outputs import PieceScores
 
 PIECES, CANDIDATES = 6, 3
 ALIGNED = ObjectiveConfig(branch="alignment")

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from student.config import ObjectiveConfig
 from student.data.batch import DecoderBatch, TeacherBatch
 from student.loss.losses import distillation_loss, smoothed_cross_entropy
-from student.loss.sliced_losses import PieceScores, best_pieces, piece_losses, piece_rows
+from student.loss.sliced_losses import best_pieces, piece_losses, piece_rows
+from student.model.outputs import PieceScores
 
 BATCH, TOKENS, WIDTH, PIECES, CANDIDATES = 5, 7, 6, 50, 4
 LENGTHS = torch.tensor([7, 3, 5, 1, 6])

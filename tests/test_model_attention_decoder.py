@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from student.config import DecoderConfig
-from student.loss.sliced_losses import PieceScores
 from student.model.attention_decoder import AttentionDecoder
+from student.model.outputs import PieceScores
 
 TINY = DecoderConfig(num_layers=2, num_heads=2, feed_forward_dim=32, dropout=0.0)
 NUM_PIECES = 11

@@ -10,10 +10,9 @@ from torch import nn
 
 from student.config import ConformerConfig
 from student.errors import StudentError
-from student.model.attention import attend
+from student.model.attention import attend, rotate, rotation
 from student.model.conformer import Conformer, frames_after_convolutions
 from student.model.dropout import Dropout
-from student.model.rotary import rotate, rotation
 
 TINY = ConformerConfig(
     num_layers=3,

@@ -18,8 +18,8 @@ from pipeline.run_record import claim_run, read_record
 from pipeline.run_state import recorded_state, state_of
 from pipeline.stages.runs import diff_runs, differing_leaves, list_runs, run_facts
 from student.errors import StudentError
-from student.signals import RunBusy, TrainingInterrupted, is_running, run_lock
-from student.training.run_folder import mark_best, step_path
+from student.signals import TrainingInterrupted
+from student.training.run_folder import RunBusy, is_running, mark_best, run_lock, step_path
 
 FINGERPRINT = "0123456789abcdef"
 

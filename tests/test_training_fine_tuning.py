@@ -20,13 +20,13 @@ from student.data.units import train_units
 from student.errors import StudentError
 from student.training import run as training_run
 from student.training.checkpoint import load_checkpoint, saved_steps, step_path
-from student.training.early_stop import has_stopped_improving, is_among_best
 from student.training.estimate import estimate_training
 from student.training.log import RunLog
 from student.training.memory import largest_batches, memory_advice, probe_memory
 from student.training.run import Run
 from student.training.run_folder import dev_wers
 from student.training.trainer import TrainingJob, train
+from student.training.validation import has_stopped_improving, is_among_best
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,11 @@ from student.config import ObjectiveConfig
 from student.data.manifest import read_manifest, write_manifest
 from student.data.sampler import BatchSampler
 from student.errors import StudentError
-from student.signals import TrainingInterrupted, run_lock
+from student.signals import TrainingInterrupted
 from student.training import run as training_run
 from student.training.checkpoint import load_checkpoint, saved_steps, step_path
 from student.training.log import RunLog
+from student.training.run_folder import run_lock
 from student.training.trainer import TrainingJob, train
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import passages_of

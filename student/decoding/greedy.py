@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from student.data.units import BLANK_ID
+from student.data.units import BLANK_ID, Units
 
 
 def greedy_ctc_decode(scores: Tensor, frame_lengths: Tensor, blank_id: int = BLANK_ID) -> list[list[int]]:
@@ -18,3 +18,8 @@ def greedy_ctc_decode(scores: Tensor, frame_lengths: Tensor, blank_id: int = BLA
         merged = row[:length].unique_consecutive()
         decoded.append(merged[merged != blank_id].tolist())
     return decoded
+
+
+def transcripts_of(logits: Tensor, frame_lengths: Tensor, units: Units) -> list[str]:
+    """Greedy texts of CTC logits (B, T', num_units)."""
+    return [units.decode(ids) for ids in greedy_ctc_decode(logits, frame_lengths)]

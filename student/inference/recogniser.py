@@ -11,7 +11,7 @@ from torch import Tensor
 from student.config import StudentConfig
 from student.data.audio import Samples, check_recording, read_recording, samples_as_heard
 from student.data.units import Units
-from student.decoding.greedy import greedy_ctc_decode
+from student.decoding.greedy import transcripts_of
 from student.errors import StudentError
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.export import inference_model, is_exported, read_exported
@@ -87,11 +87,6 @@ def _with_gaps(texts: list[str], heard: list[bool]) -> list[str]:
     """The texts in the places that were heard, "" in the others."""
     remaining = iter(texts)
     return [next(remaining) if is_heard else "" for is_heard in heard]
-
-
-def transcripts_of(logits: Tensor, frame_lengths: Tensor, units: Units) -> list[str]:
-    """Greedy texts of CTC logits (B, T', num_units)."""
-    return [units.decode(ids) for ids in greedy_ctc_decode(logits, frame_lengths)]
 
 
 def load_recogniser(run: Path, device: str = "auto", average: Average | None = None) -> Recogniser:

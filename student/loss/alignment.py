@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import forced_align
@@ -18,18 +18,9 @@ from torchaudio.functional import forced_align
 from student.config import ObjectiveConfig
 from student.data.batch import DecoderBatch
 from student.loss.losses import distillation_divergence
-from student.loss.sliced_losses import PieceScores
+from student.model.outputs import PieceScores
 
 BLANK_INDEX = 0  # where an attention decoder has <eos>
-
-
-class AlignmentHead(nn.Linear):
-    """Scores of blank and the teacher's pieces for every frame; it only projects, wherever that is done."""
-
-    @property
-    def output_weight(self) -> Tensor:
-        """Weights of the projection, (num_pieces, D)."""
-        return self.weight
 
 
 class AlignedFrames(NamedTuple):

@@ -13,7 +13,7 @@ from student.errors import StudentError
 from student.loss.alignment import alignment_losses
 from student.loss.losses import ctc_loss
 from student.loss.sliced_losses import piece_losses, piece_rows
-from student.model.student_model import StudentOutput
+from student.model.outputs import StudentOutput
 
 
 def compute_objective(

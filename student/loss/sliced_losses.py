@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,35 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from student.config import ObjectiveConfig
 from student.data.batch import DecoderBatch
 from student.loss.losses import distillation_loss, smoothed_cross_entropy
-
-_BYTES = 4  # of a float32
-_MEGABYTE = 1 << 20
-
-
-class PieceScores(NamedTuple):
-    """What a decoder says of the teacher's P pieces, before the projection that makes it large.
-
-    states : (..., D)     weight : (P, D)     bias : (P,)
-    """
-
-    states: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def logits(self) -> Tensor:
-        """Unnormalised scores, (..., P)."""
-        return functional.linear(self.states, self.weight, self.bias)
-
-    def at(self, places: Tensor) -> PieceScores:
-        """The scores of some positions of the flattened grid, states (R, D); places : int64 (R,)."""
-        return self._replace(states=self.states.flatten(0, -2)[places])
-
-    def slices(self, megabytes: float) -> Iterator[tuple[slice, PieceScores]]:
-        """Runs of positions, states (R, D), whose float32 logits fit in so many megabytes."""
-        step = max(1, int(megabytes * _MEGABYTE / (_BYTES * len(self.weight))))
-        for start in range(0, len(self.states), step):
-            rows = slice(start, start + step)
-            yield rows, self._replace(states=self.states[rows])
+from student.model.outputs import PieceScores
 
 
 @dataclass(frozen=True, slots=True)

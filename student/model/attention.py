@@ -1,4 +1,4 @@
-"""Scaled dot-product attention by whichever exact form the machine runs faster."""
+"""Scaled dot-product attention by the exact form that the machine runs faster, and rotary positions."""
 
 from __future__ import annotations
 
@@ -26,3 +26,22 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         if mask is not None:  # added in place: nothing is copied, and nothing is left to do backwards
             scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
         return scores.softmax(-1) @ value
+
+
+def rotation(num_frames: int, head_dim: int, like: Tensor) -> Tensor:
+    """Cosines and sines of rotary positions, float32 (2, T, head_dim / 2), on the device of `like`.
+
+    Su et al. 2021, arXiv 2104.09864: attention sees distances in frames, at any length.
+    """
+    pairs = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32)
+    angles = torch.outer(
+        torch.arange(num_frames, device=like.device, dtype=torch.float32), 10_000.0 ** (-pairs / head_dim)
+    )
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotate(x: Tensor, rotation_by_frame: Tensor) -> Tensor:
+    """Turn each pair (i, i + head_dim / 2) of x (..., T, head_dim) by its frame's angle, in x's dtype."""
+    cosine, sine = rotation_by_frame.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)

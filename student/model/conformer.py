@@ -14,10 +14,9 @@ from torch.nn import functional
 
 from student.config import ConformerConfig
 from student.errors import StudentError
-from student.model.attention import attend
+from student.model.attention import attend, rotate, rotation
 from student.model.depthwise import DepthwiseConvolution
 from student.model.dropout import Dropout
-from student.model.rotary import rotate, rotation
 
 
 class EncoderOutput(NamedTuple):

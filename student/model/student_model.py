@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from student.config import StudentConfig
 from student.errors import StudentError
-from student.loss.alignment import AlignmentHead
-from student.loss.sliced_losses import PieceScores
+from student.model.alignment_head import AlignmentHead
 from student.model.attention_decoder import AttentionDecoder
 from student.model.conformer import Conformer, EncoderOutput
 from student.model.features import LogMel
-
-
-class StudentOutput(NamedTuple):
-    """What a forward pass yields, by layer (1-based; the final layer is `num_layers`).
-
-    ctc_logits : (B, T', num_units) of the final layer, and of the taps where they are trained by CTC
-    piece_scores : what the decoders say of the teacher's pieces, before the projection; empty where no
-        piece inputs were given
-    frame_lengths : int64 (B,), frames of 40 ms
-    """
-
-    ctc_logits: dict[int, Tensor]
-    piece_scores: dict[int, PieceScores]
-    frame_lengths: Tensor
+from student.model.outputs import PieceScores, StudentOutput
 
 
 class Bert2CTC(nn.Module):

@@ -14,7 +14,7 @@ from student.data.training_data import TrainingJob, load_training_data
 from student.training.checkpoint import load_checkpoint
 from student.training.device import describe_device
 from student.training.log import RunLog
-from student.training.process_memory import high_water_megabytes
+from student.training.memory import high_water_megabytes
 from student.training.run import Run
 from student.training.run_folder import saved_steps, step_path
 

@@ -1,9 +1,12 @@
-"""Out of memory, told before the first step and in one line: the batch's seconds and what to lower."""
+"""Memory: what this process has held, and too little of it told in one line before the first step."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from student.errors import StudentError
 from student.training.device import describe_device
 
 _KEY = "trainer.micro_batch_seconds"
+_MEGABYTE = 1e6
 LossOf = Callable[[SpeechBatch, int], tuple[Tensor, dict[str, Tensor]]]  # of a batch and its utterances
 
 
@@ -69,3 +73,16 @@ def memory_advice(heard: SpeechBatch, config: StudentConfig, device: torch.devic
             f"out of memory on {describe_device(device)}: a batch of {count * longest:.0f} s ({count} x "
             f"{longest:.1f} s) does not fit; {lower} in a new run (RUN=)"
         ) from None
+
+
+def high_water_megabytes() -> float:
+    """The most that this process has held at a time, in megabytes of 10^6 bytes.
+
+    On Linux from /proc: getrusage there also counts what the process that started this one had held.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024 / _MEGABYTE
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MEGABYTE

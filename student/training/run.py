@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
 from pathlib import Path
@@ -23,25 +23,25 @@ from student.model.student_model import Bert2CTC, inference_state
 from student.signals import StopRequest, TrainingInterrupted
 from student.training.checkpoint import Checkpoint, save_checkpoint
 from student.training.compilation import compile_or_say_why_not
-from student.training.device import choose_device, choose_precision
+from student.training.device import choose_device, choose_precision, describe_device
 from student.training.distributed import ALONE, Ranks
-from student.training.early_stop import has_stopped_improving, is_among_best
 from student.training.fine_tuning import begin_from
 from student.training.log import RunLog
 from student.training.memory import memory_advice, probe_memory
 from student.training.optimiser import build_optimiser, learning_rate
-from student.training.report import closing_lines, introduction, progress_note, result_of
-from student.training.result import TrainingResult, write_result
+from student.training.report import closing_lines, introduction, progress_note
 from student.training.run_folder import (
     FINAL_NAME,
+    TrainingResult,
     best_step,
     dev_wers,
     mark_best,
     prune_checkpoints,
     step_path,
+    write_result,
 )
 from student.training.spike_detection import LossWatch
-from student.training.validation import dev_figures
+from student.training.validation import dev_figures, has_stopped_improving, is_among_best
 from teacher_cache.common.progress import Advance, progress
 
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "sentencepiece", "soundfile", "numpy", "zarr")
@@ -89,7 +89,8 @@ class Run:
         if checkpoint is not None:
             self._restore(checkpoint)
         self._summed = ["loss", *objective_weights(job.config), "heard_samples"]
-        self.log.say(introduction(self))
+        padding, speech = self.sampler.padding_fraction(), data.train.speech
+        self.log.say(introduction(self.device, self.precision, self.model, speech, padding))
         if trainer.compile:
             self.log.say(compile_or_say_why_not(self.model, self.device))
 
@@ -164,11 +165,36 @@ class Run:
         self.save()
         state = inference_state(self.model.state_dict())
         save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
-        result = result_of(self)
+        result = self._result(state)
         write_result(self.job.run_dir, result)
-        for line in closing_lines(self, result):
+        for line in closing_lines(self.job.run_dir, result, self.config.trainer.early_stop_evaluations):
             self.log.say(line)
         return result
+
+    def _result(self, inference_weights: Mapping[str, Tensor]) -> TrainingResult:
+        """How the run stands now."""
+        best, trainer = best_step(self.job.run_dir), self.config.trainer
+        weights = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
+        return TrainingResult(
+            steps=self.step,
+            epoch=self.epoch,
+            dev_wer=self.dev_wer,
+            best_dev_wer=best[1] if best else None,
+            best_step=best[0] if best else None,
+            skipped_steps=int(self.totals["skipped_steps"]),
+            left_out_utterances=self.data.left_out,
+            padding_fraction=self.sampler.padding_fraction(),
+            seconds=self.totals["seconds"],
+            audio_seconds=self.totals["audio_seconds"],
+            data_wait_seconds=self.totals["data_wait_seconds"],
+            parameters=sum(weights.values()),
+            inference_parameters=sum(n for name, n in weights.items() if name in inference_weights),
+            cache_fingerprint=self.data.cache_fingerprint,
+            device=describe_device(self.device),
+            precision=self.precision.reason,
+            initial_checkpoint=trainer.initial_checkpoint,
+            stopped_early=self.step < trainer.max_steps,
+        )
 
     def train_step(self, step: Step, batches: Iterator[SpeechBatch]) -> dict[str, float]:
         """One optimiser step, or none where its loss or gradient is no number; its figures by name."""

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 
 from student.data.training_data import TrainingJob, load_training_data
 from student.errors import StudentError
-from student.signals import RunBusy, TrainingInterrupted, run_lock, stop_on_signals
+from student.signals import TrainingInterrupted, stop_on_signals
 from student.training.checkpoint import Checkpoint, load_checkpoint, saved_steps, step_path
 from student.training.distributed import ALONE, Ranks
 from student.training.log import RunLog, SilentLog
-from student.training.result import TrainingResult, read_result
 from student.training.run import Run
 from student.training.run_cache import hold_to_cache
+from student.training.run_folder import RunBusy, TrainingResult, read_result, run_lock
 
 __all__ = ["RunBusy", "TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
 

@@ -1,8 +1,10 @@
-"""How a model in training does on the dev split: loss terms, word errors per tap, what the decoders know."""
+"""How a model in training does on the dev split, and what that decides: when to stop, what to keep."""
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,11 +14,12 @@ from student.data.dataset import load_batches
 from student.data.sampler import batches_of
 from student.data.training_data import Split
 from student.data.units import Units
-from student.inference.recogniser import transcripts_of
+from student.decoding.greedy import transcripts_of
 from student.loss.objective import combine, objective_terms, objective_weights
 from student.loss.sliced_losses import best_pieces, piece_rows
 from student.metrics import count_errors
-from student.model.student_model import Bert2CTC, StudentOutput
+from student.model.outputs import StudentOutput
+from student.model.student_model import Bert2CTC
 
 
 @torch.inference_mode()
@@ -91,3 +94,16 @@ def _fractions(sums: dict[str, float]) -> dict[str, float]:
         name: value / pieces[kind] if (kind := name.split("_")[0]) in pieces else value
         for name, value in sums.items()
     }
+
+
+def has_stopped_improving(wers: Sequence[float], patience: int) -> bool:
+    """True where the last `patience` of the rates, in their order, brought none below the earlier best.
+
+    patience : 0 never stops
+    """
+    return len(wers) > patience > 0 and min(wers[:-patience]) <= min(wers[-patience:])
+
+
+def is_among_best(step: int, wers: Mapping[int, float], count: int) -> bool:
+    """True where the step's rate is among the `count` lowest; of equals the earlier counts."""
+    return step in heapq.nsmallest(count, wers, key=wers.__getitem__)
