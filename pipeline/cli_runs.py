@@ -56,7 +56,7 @@ def runs_diff(one: str, other: str, roots: Roots, as_json: bool) -> None:
 @json_option
 def export(run: str, folder: Path, average_count: int, average_of: str, roots: Roots, as_json: bool) -> None:
     """Write RUN's inference model to DIR: safetensors, TOML and units, for `student.load_model(DIR)`."""
-    from pipeline.stages.export import export_run
+    from pipeline.stages.runs import export_run
 
     emit(export_run(run_folder(run, roots), folder, average_count, average_of), as_json)
 

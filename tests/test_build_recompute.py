@@ -19,12 +19,12 @@ from teacher_cache.build.recompute import CONTROL_FACTOR, STATED_ERROR, recomput
 from teacher_cache.build.request import BuildRequest
 from teacher_cache.build.reuse import copy_rows
 from teacher_cache.build.run import build_cache
+from teacher_cache.common.files import canonical_json, sha256_of
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import Passage, passages_of
 from teacher_cache.store import read_manifest
 from teacher_cache.store.layout import ROW_ARRAYS
-from teacher_cache.store.manifest import canonical_json, sha256_of
 from teacher_cache.store.rows import RowBlock, encode
 from teacher_cache.store.verify import verify_cache
 from teacher_cache.teacher.masked_teacher import MaskedTeacher

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.launch import launch_ranks
+from pipeline.processes import launch_ranks
 from student.training.distributed import num_ranks_here
 
 LAUNCHER = """
 import sys
-from pipeline.launch import launch_ranks
+from pipeline.processes import launch_ranks
 sys.exit(launch_ranks(sys.argv[2:], 2, (sys.executable, sys.argv[1])))
 """
 RANK = """

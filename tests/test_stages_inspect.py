@@ -14,10 +14,9 @@ from synthetic_cache import SyntheticTeacher, make, plan_of
 
 from pipeline.cli import main
 from pipeline.config import load_config
-from pipeline.paths import Roots, roots_from
+from pipeline.paths import Roots, prepared_folder, roots_from
 from pipeline.report.inspect_page import inspection_page
 from pipeline.report.inspect_table import inspection_lines, printable
-from pipeline.stages.train import prepared_folder
 from student.data.manifest import Utterance, write_manifest
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage, passages_of

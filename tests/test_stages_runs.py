@@ -14,8 +14,7 @@ from pipeline.cli import main
 from pipeline.config import as_tables, load_config
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots, roots_from
-from pipeline.run_record import claim_run, read_record
-from pipeline.run_state import recorded_state, state_of
+from pipeline.run_record import claim_run, read_record, recorded_state, state_of
 from pipeline.stages.runs import diff_runs, differing_leaves, list_runs, run_facts
 from student.errors import StudentError
 from student.signals import TrainingInterrupted

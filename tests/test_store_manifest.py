@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from synthetic_cache import NORMALISER, passages_named, plan_of
 
+from teacher_cache.common.files import canonical_json
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store.layout import MISSING_STEPS, SATURATED, Layout, array_specs, dequantise, quantise
-from teacher_cache.store.manifest import Manifest, Recipe, canonical_json, contents_sha256, fingerprint
+from teacher_cache.store.manifest import Manifest, Recipe, contents_sha256, fingerprint
 from teacher_cache.teacher.identity import identify_teacher
 
 LOGPROBS = st.floats(-65_534 / 2048, 0, width=32, allow_subnormal=False)

@@ -13,9 +13,9 @@ import pytest
 import zarr
 from synthetic_cache import make, passages_named, plan_of
 
+from teacher_cache.common.files import canonical_json, sha256_of
 from teacher_cache.config import CacheConfig
 from teacher_cache.store.layout import ROW_ARRAYS
-from teacher_cache.store.manifest import canonical_json, sha256_of
 from teacher_cache.store.verify import verify_cache
 
 

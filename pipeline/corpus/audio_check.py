@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,3 +109,9 @@ def silent_decoders() -> Iterator[None]:
             screen.flush()
             os.dup2(kept, 2)
             sys.stderr = sys.__stderr__
+
+
+def silent_mp3_decoder(prepared: Path) -> AbstractContextManager[None]:
+    """Silence the MP3 decoder's notes about valid files, where there are MP3 files to decode."""
+    has_mp3 = any('.mp3"' in path.read_text(encoding="utf-8") for path in prepared.glob("*.jsonl"))
+    return silent_decoders() if has_mp3 else nullcontext()

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
-from pipeline.corpus.raw_utterance import BadItem, RawUtterance
-from pipeline.corpus.read import CorpusPlace, read_split
+from pipeline.corpus.read import BadItem, CorpusPlace, RawUtterance, read_split
 from pipeline.corpus.validation import (
     RawSplits,
     Splits,

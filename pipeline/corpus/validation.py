@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.config import DataConfig
 from pipeline.corpus.audio_check import AudioFacts, check_audio, silent_decoders
-from pipeline.corpus.raw_utterance import BadItem, RawUtterance
+from pipeline.corpus.read import BadItem, RawUtterance
 from pipeline.normaliser import UnspeakableText, normalise
 from student.data.manifest import Utterance
 from student.data.units import Units

@@ -11,10 +11,8 @@ from pipeline.config import ExperimentConfig, load_config
 from pipeline.console import Report, say, table
 from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
-from pipeline.paths import Roots
+from pipeline.paths import Roots, prepared_folder, teacher_folder
 from pipeline.report.quality_plot import plot_mass
-from pipeline.stages.teacher import teacher_folder
-from pipeline.stages.train import prepared_folder
 from student.data.manifest import read_manifest
 from teacher_cache import store
 from teacher_cache.common.progress import progress

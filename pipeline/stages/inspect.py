@@ -8,10 +8,9 @@ from pathlib import Path
 from pipeline.config import ExperimentConfig, load_config
 from pipeline.console import Report
 from pipeline.errors import PipelineError
-from pipeline.paths import Roots
+from pipeline.paths import Roots, prepared_folder
 from pipeline.report.inspect_page import inspection_page
 from pipeline.report.inspect_table import inspection_lines
-from pipeline.stages.train import prepared_folder
 from student.data.manifest import read_manifest
 from teacher_cache import store
 from teacher_cache.common.files import write_whole

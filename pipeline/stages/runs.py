@@ -1,17 +1,16 @@
-"""What the runs are doing and how two of them differ, read from their folders alone."""
+"""The stages `bert2ctc runs ...` and `bert2ctc export`: how runs fare, how two differ, a model for others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.config_defaults import with_defaults
 from pipeline.console import Report, table
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots
-from pipeline.run_record import RECORD_NAME, read_record
-from pipeline.run_state import state_of
+from pipeline.run_record import RECORD_NAME, read_record, state_of, with_defaults
 from student.training.run_folder import best_step, metrics, saved_steps
 
 _DEPTH = 2  # a run, or a student of an experiment
@@ -94,6 +93,22 @@ def differing_leaves(
         elif left != right:
             found[f"{prefix}{key}"] = [left, right]
     return found
+
+
+def export_run(run_dir: Path, folder: Path, average_count: int = 0, average_of: str = "last") -> Report:
+    """Export the run's final (else best, else last) model, or the mean of some checkpoints."""
+    from student.inference.averaging import Average
+    from student.inference.export import export_model
+
+    average = Average(count=average_count, of=average_of) if average_count else None
+    exported = export_model(run_dir, folder, average)
+    done = "is there already, nothing to do" if exported.is_reused else "exported"
+    lines = [
+        f"{folder}: {done}: {exported.weights:,} weights, {exported.bytes / 1e6:.1f} MB, "
+        f"from {exported.source}, step {exported.step:,}",
+        f'use it: student.load_model("{folder}").transcribe("recording.flac")',
+    ]
+    return Report({**asdict(exported), "path": str(exported.path)}, lines)
 
 
 def _run_folders(root: Path) -> list[Path]:

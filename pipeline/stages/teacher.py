@@ -1,4 +1,4 @@
-"""The stage `bert2ctc teacher train`, and where a config's teacher lies."""
+"""The stage `bert2ctc teacher train`: a masked language model that never trains on what it will label."""
 
 from __future__ import annotations
 
@@ -8,30 +8,13 @@ from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
-from pipeline.errors import PipelineError
 from pipeline.normaliser import UnspeakableText, normalise, normaliser_identity
-from pipeline.paths import Roots
+from pipeline.paths import Roots, own_teacher_folder, prepared_folder, teacher_folder
 from pipeline.run_record import provenance, read_record, write_record
-from pipeline.stages.train import prepared_folder
 from student.data.manifest import read_manifest
 
 ENOUGH_SITE_ACCURACY = 0.95  # below it the demo tests nothing
 MAX_GAP_POINTS = 5.0  # between masked accuracy on labelled transcripts and on held-out text
-
-
-def teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
-    """The local folder of the config's teacher, fetched once where it is a hub model.
-
-    Raises PipelineError where it is to be trained here and is not yet.
-    """
-    from teacher_cache.teacher.folder import resolve_teacher
-
-    if config.teacher_training is None:
-        return resolve_teacher(config.teacher, _folder(config, roots))
-    folder = _folder(config, roots)
-    if not (folder / "config.json").is_file():
-        raise PipelineError(f"{folder}: no teacher yet; train it with `make teacher CONFIG={config.name}`")
-    return folder
 
 
 def train_teacher(config: ExperimentConfig, roots: Roots) -> Report:
@@ -56,7 +39,7 @@ def train_teacher(config: ExperimentConfig, roots: Roots) -> Report:
             normalise=normalise,
             unspeakable=UnspeakableText,
             normaliser=normaliser_identity(),
-            output=_folder(config, roots),
+            output=own_teacher_folder(config, roots),
             scratch=roots.scratch / "teachers",
             device=choose_device(config.student.trainer.device).type,
         )
@@ -67,11 +50,6 @@ def train_teacher(config: ExperimentConfig, roots: Roots) -> Report:
     if read_record(result.folder) is None:
         write_record(result.folder, {"config": as_tables(config), **provenance(), "result": facts})
     return Report(facts, _lines(facts))
-
-
-def _folder(config: ExperimentConfig, roots: Roots) -> Path:
-    name = config.teacher.name or config.teacher.model.replace("/", "--")
-    return roots.runs / "teachers" / name
 
 
 def _transcripts(config: ExperimentConfig, roots: Roots) -> list[str]:

@@ -1,82 +1,24 @@
-"""One readable function per stage of the road: from a config to what the stage leaves on disk."""
+"""The stage `bert2ctc train`, and its dry run: what it is given, which cache, what is recorded."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import ExperimentConfig, as_tables
-from pipeline.console import Report, say, table
-from pipeline.corpus.audio_check import silent_decoders
+from pipeline.console import Report, say
+from pipeline.corpus.audio_check import silent_mp3_decoder
 from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
-from pipeline.paths import Roots
-from pipeline.run_record import claim_run, read_record, write_record
-from pipeline.run_state import recorded_state
-from teacher_cache.store.manifest import Manifest, canonical_json
+from pipeline.paths import Roots, prepared_folder
+from pipeline.run_record import claim_run, read_record, recorded_state, write_record
+from teacher_cache.store.manifest import Manifest
 
 if TYPE_CHECKING:
     from student.data.training_data import TrainingJob
-
-
-def prepared_folder(config: ExperimentConfig, roots: Roots) -> Path:
-    """Where manifests and units of this [data] table lie; equal tables share them under any config's name."""
-    data = {key: value for key, value in as_tables(config)["data"].items() if key != "download"}
-    lists = {
-        name: hashlib.sha256((config.folder / split.ids).read_bytes()).hexdigest()
-        for name, split in config.data.splits.items()
-        if split.ids and (config.folder / split.ids).is_file()
-    }
-    facts = canonical_json({"data": data, "lists": lists, "normaliser": normaliser_identity()})
-    digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
-    return roots.runs / "prepared" / f"{Path(config.data.corpus).name or 'manifests'}-{digest}"
-
-
-def make_demo_corpus(config: ExperimentConfig, roots: Roots) -> Report:
-    """Speak the synthetic corpus of the config below the data root, unless an equal one is there."""
-    from pipeline.demo.corpus import make_corpus
-
-    if config.demo_corpus is None:
-        raise PipelineError(
-            f"config {config.name!r} has no [demo_corpus]; use `bert2ctc data download --config`"
-        )
-    started = time.monotonic()
-    made = make_corpus(config.demo_corpus, roots.data / config.data.corpus)
-    seconds = time.monotonic() - started
-    result = {**made.summary, "path": str(made.path), "is_reused": made.is_reused, "seconds": seconds}
-    return Report(result, [made.told()])
-
-
-def prepare_data(config: ExperimentConfig, roots: Roots, leave_out_bad: bool) -> Report:
-    """Validate the corpus, write manifests, train the units; nothing is done twice."""
-    from pipeline.corpus.prepare import prepare
-
-    started = time.monotonic()
-    prepared = prepare(config, roots.data, prepared_folder(config, roots), leave_out_bad)
-    rows = [
-        [
-            name,
-            f"{facts['utterances']:,}",
-            f"{facts['hours']:.2f}",
-            f"{facts['words']:,}",
-            f"{facts['speakers']:,}",
-        ]
-        for name, facts in prepared.splits.items()
-    ]
-    reused = "already prepared, nothing to do" if prepared.is_reused else "prepared"
-    lines: list[Any] = [
-        table("", ["split", "utterances", "hours", "words", "speakers"], rows),
-        f"{prepared.num_units} CTC units; {reused}: {prepared.path}",
-        *(f"left out: {count} {reason}" for reason, count in prepared.left_out.items()),
-        *(f"warning: {warning}" for warning in prepared.warnings),
-    ]
-    result = {**asdict(prepared), "path": str(prepared.path), "seconds": time.monotonic() - started}
-    return Report(result, lines)
 
 
 def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
@@ -99,7 +41,7 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
         facts = {"name": config.name, "prepared": str(job.train_manifest.parent), "cache": cache}
         record = claim_run(run_dir, as_tables(config), facts | _initial_facts(config, run_dir))
         ranks.wait()
-        with recorded_state(run_dir, record), _quiet_for(job.train_manifest.parent):
+        with recorded_state(run_dir, record), silent_mp3_decoder(job.train_manifest.parent):
             result = asdict(train(job, ranks))
     write_record(run_dir, {**record, "state": "finished", "result": result})
     done = "was finished already, nothing to do" if result["already_finished"] else "finished"
@@ -107,6 +49,29 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
     wer = "" if result["dev_wer"] is None else f", dev WER {result['dev_wer']:.2%}"
     line = f"{run_dir}: {done}: {result['steps']:,} steps in {result['seconds']:.0f} s{wer}{early}"
     return Report({**result, "run": str(run_dir)}, [line, f"next: bert2ctc evaluate {run_dir}"])
+
+
+def plan_training(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
+    """Parameters, memory, steps, hours and disk of the training, from a few timed steps; nothing is kept."""
+    from student.training.estimate import estimate_training
+
+    estimate = estimate_training(training_job(config, roots, run_dir, cache_reference), say)
+    free_megabytes = shutil.disk_usage(_existing(run_dir)).free / 1e6
+    padding = f"{estimate.padding_fraction:.1%}"
+    lines = [
+        f"{config.name} on {estimate.device}, {estimate.precision}; {run_dir}",
+        f"parameters  {estimate.parameters:,}, of which {estimate.inference_parameters:,} stay for inference",
+        f"memory      {estimate.peak_memory_megabytes:,.0f} MB at its peak in {estimate.timed_steps} steps",
+        f"steps       {estimate.steps:,}: {estimate.epochs:.1f} epochs, {padding} padding",
+        f"time        {estimate.hours:.2f} h at {estimate.seconds_per_step:.2f} s a step "
+        f"({estimate.audio_seconds_per_second:.0f} x real time); measuring dev and saving come on top",
+        f"disk        {estimate.disk_megabytes:,.0f} MB of checkpoints at most "
+        f"({estimate.checkpoint_megabytes:,.0f} MB each), {free_megabytes:,.0f} MB free",
+    ]
+    if estimate.disk_megabytes > free_megabytes:
+        lines.append("warning: the checkpoints do not fit; lower trainer.keep_checkpoints or free space")
+    result = {**asdict(estimate), "run": str(run_dir), "free_megabytes": free_megabytes}
+    return Report(result, lines)
 
 
 def training_job(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> TrainingJob:
@@ -143,12 +108,6 @@ def _initial_facts(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"initial": {"checkpoint": str(path), "sha256": digest}}
-
-
-def _quiet_for(prepared: Path) -> AbstractContextManager[None]:
-    """Silence the MP3 decoder's notes about valid files, where there are MP3 files to decode."""
-    has_mp3 = any('.mp3"' in path.read_text(encoding="utf-8") for path in prepared.glob("*.jsonl"))
-    return silent_decoders() if has_mp3 else nullcontext()
 
 
 def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, reference: str) -> Path | None:
@@ -191,60 +150,6 @@ def _refuse_another_teacher(config: ExperimentConfig, manifest: Manifest) -> Non
     )
 
 
-def evaluate_run(
-    run_dir: Path,
-    roots: Roots,
-    splits: Sequence[str],
-    device: str,
-    average_count: int = 0,
-    average_of: str = "last",
-) -> Report:
-    """Word and character errors of a run's student on its own corpus' splits, greedily decoded.
-
-    average_count, average_of : the mean of so many of its last or best checkpoints instead; 0: of none
-    """
-    from student.inference.averaging import Average
-    from student.inference.evaluation import evaluate
-
-    record = read_record(run_dir)
-    if record is None:
-        raise PipelineError(f"{run_dir}: no run is recorded there; train one with `make train`")
-    prepared = Path(record["prepared"])
-    known = [name for name in record["config"]["data"]["splits"] if name != "train"]
-    unknown = set(splits) - set(known) - {"train"}
-    if unknown:
-        raise PipelineError(
-            f"no split {', '.join(sorted(unknown))}; this run's corpus has {', '.join(known)}, train"
-        )
-    manifests = {name: prepared / f"{name}.jsonl" for name in splits or known}
-    started = time.monotonic()
-    with _quiet_for(prepared):
-        average = Average(count=average_count, of=average_of) if average_count else None
-        scores = evaluate(run_dir, manifests, roots.data, device, say, average)
-    result = {"run": str(run_dir), "splits": scores, "seconds": time.monotonic() - started}
-    folder = run_dir / "evaluation" / (average.name if average else "")
-    return Report(result, [_score_table(scores), f"references and hypotheses: {folder}"])
-
-
-def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Any:
-    taps = sorted({layer for score in scores.values() for layer in score["tap_wer"]}, key=int)
-    columns = ["split", "WER %", "CER %", "S", "D", "I", "words", *(f"WER % layer {tap}" for tap in taps)]
-    rows = [
-        [
-            name,
-            f"{100 * score['wer']:.2f}",
-            f"{100 * score['cer']:.2f}",
-            *(f"{score[key]:,}" for key in ("substitutions", "deletions", "insertions", "words")),
-            *(f"{100 * score['tap_wer'][tap]:.2f}" for tap in taps),
-        ]
-        for name, score in scores.items()
-    ]
-    return table("", columns, rows)
-
-
-def transcribe_files(run_dir: Path, audio: Sequence[Path], device: str) -> Report:
-    """What is said in the files, in their order."""
-    from student.inference.transcription import transcribe
-
-    spoken = [{"audio": str(path), "text": text} for path, text in transcribe(run_dir, audio, device, say)]
-    return Report({"transcripts": spoken}, [f"{entry['audio']}\t{entry['text']}" for entry in spoken])
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return folder if folder.is_dir() else _existing(folder.parent)

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from teacher_cache.common.files import canonical_json
 from teacher_cache.errors import CacheError
-from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, canonical_json, read_manifest
+from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, read_manifest
 
 CONTENTS = "contents.json"
 CONTENTS_VERSION = 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from teacher_cache.common.files import write_whole
+from teacher_cache.common.files import canonical_json, sha256_of, write_whole
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
@@ -177,16 +177,6 @@ class Manifest:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else canonical_json(value)
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces and ASCII only, so that equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def sha256_of(text: str) -> str:
-    """Hexadecimal sha256 of UTF-8 text."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def contents_sha256(passage_digests: np.ndarray) -> str:

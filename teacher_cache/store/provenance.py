@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from teacher_cache.common.files import canonical_json
 from teacher_cache.errors import CacheError
-from teacher_cache.store.manifest import Manifest, canonical_json
+from teacher_cache.store.manifest import Manifest
 
 _NAMED_FILES = 3
 _SHOWN_DIGEST = 8
