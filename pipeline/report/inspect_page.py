@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 from pipeline.report.inspect_table import certainty, percent, printable
+from teacher_cache.store import Manifest
 from teacher_cache.store.inspection import InspectedPassage, InspectedToken
-from teacher_cache.store.manifest import Manifest
 
 _STYLE = """
 :root { color-scheme: light dark; --bar: #8884; }

@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
 from pipeline.paths import Roots, prepared_folder
 from pipeline.run_record import claim_run, read_record, recorded_state, write_record
-from teacher_cache.store.manifest import Manifest
+from teacher_cache.store import Manifest
 
 if TYPE_CHECKING:
     from student.data.training_data import TrainingJob

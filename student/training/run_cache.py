@@ -7,7 +7,7 @@ from pathlib import Path
 
 from student.errors import StudentError
 from teacher_cache.common.files import write_json
-from teacher_cache.store.manifest import Manifest
+from teacher_cache.store import Manifest
 from teacher_cache.store.provenance import CacheOrigin, origin_differences, origin_of
 
 CACHE_NAME = "cache.json"
