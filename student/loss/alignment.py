@@ -1,4 +1,4 @@
-"""The control: a CTC head over the teacher's pieces, distilled at the frames of its own forced alignment.
+"""The control's losses: CTC over the teacher's pieces, distillation at the frames of its forced alignment.
 
 Futami et al. 2022 (arXiv 2209.02030) teach a CTC model so: the best path of the transcript says which frames
 carry which token, and those frames learn the teacher's distribution of that token. Here the head is a branch

@@ -1,4 +1,4 @@
-"""The listener that training throws away: it pushes what the teacher knows down into the encoder."""
+"""The attention decoder: used in training alone, it pushes what the teacher knows down into the encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds a teacher cache on Dask, one task per shard; with `engine` the only user of dask.
+"""Builds a teacher cache on Dask, one task per shard; with `cluster` the only user of Dask.
 
 The truth about what is done are the receipts on the disk, never the scheduler.
 """

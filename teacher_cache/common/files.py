@@ -1,4 +1,4 @@
-"""Small text files, written whole or not at all, and what differs between two of them."""
+"""Small text and JSON files, written whole or not at all, and what differs between two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the rows of a view are kept while a run reads them: memory, a memory map, or the last chunks used."""
+"""Two of the three places of a view's rows while a run reads them: memory, and the chunks used last."""
 
 from __future__ import annotations
 
