@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,13 +77,24 @@ def test_a_planted_circle_is_found(tmp_path: Path, back: str) -> None:
     assert set(circle_below(tmp_path)) == {"student.data.one", "student.data.two"}
 
 
-def test_every_room_is_shipped() -> None:
-    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
-        "packages"
-    ]
+@pytest.fixture(scope="module")
+def setuptools_table() -> dict[str, Any]:
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"])
+
+
+def test_every_room_is_shipped(setuptools_table: dict[str, Any]) -> None:
     folders = {file.parent for file in modules_below(ROOT).values()}
-    assert sorted(shipped) == sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)
+    names = [".".join(folder.relative_to(ROOT).parts) for folder in folders]
+    assert sorted(setuptools_table["packages"]) == sorted(names)
     assert all((folder / "__init__.py").is_file() for folder in folders)
+
+
+def test_every_file_beside_the_code_is_shipped(setuptools_table: dict[str, Any]) -> None:
+    for package in PACKAGES:
+        patterns = setuptools_table["package-data"][package]
+        shipped = {file for pattern in patterns for file in (ROOT / package).glob(pattern) if file.is_file()}
+        files = {file for file in (ROOT / package).rglob("*") if file.is_file() and file.suffix != ".py"}
+        assert {file for file in files if "__pycache__" not in file.parts} == shipped
 
 
 def test_a_room_says_what_it_is_and_loads_nothing() -> None:
