@@ -1,30 +1,24 @@
 #!/usr/bin/env bash
-# Every figure that a GPU owes this project, in about ten minutes on one H100; not yet run on any.
+# The project on a machine that has one GPU, PyTorch and transformers, and no network: what it lacks is brought along.
 #
-#   benchmarks/on_a_gpu.sh TRANSCRIPTS.txt VOCABULARY.txt [FOLDER]
+#   benchmarks/on_a_gpu.sh receive FOLDER     installs FOLDER/wheels, unpacks FOLDER/*.tar*, makes speech ready to read
+#   benchmarks/on_a_gpu.sh everything         the GPU tests beside a small rehearsal of all that follows, then the figures
+#   benchmarks/on_a_gpu.sh figures            teacher rows a second and training steps, eager and compiled
+#   benchmarks/on_a_gpu.sh teacher            adapts MiniLM and builds the cache, in the background
+#   benchmarks/on_a_gpu.sh students           one encoder, then every student of on_a_gpu_students.toml from it, side by side
+#   benchmarks/on_a_gpu.sh summary            what was done, how long it took, what went wrong
 #
-# TRANSCRIPTS: lines of "ID TEXT", such as LibriSpeech's; VOCABULARY: bert-base-uncased's vocab.txt;
-# FOLDER takes one JSON a benchmark. Run from the repository's root, in the environment of `make setup`.
+# Run from the repository's root. WORK holds everything that is made, OUT what is to be kept: logs, JSON, hypotheses.
+# PYTHON needs nothing installed beyond what `receive` brings; the code that runs is this working tree's.
 set -euo pipefail
-transcripts=$1 vocabulary=$2 folder=${3:-gpu-figures}
-python=.venv/bin/python
-mkdir -p "$folder"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
-
-# The teacher at BERT-base size: rows per second, the published recipe beside it, the fraction of the floor.
-$python benchmarks/teacher_throughput.py --text "$transcripts" --vocabulary "$vocabulary" --size base \
-    --device cuda --dtype bfloat16 --transcripts 1000 --rounds 3 --json "$folder/teacher_throughput.json"
-$python - "$folder/teacher_throughput.json" <<'END'
-import json, sys
-rows_per_second = json.load(open(sys.argv[1]))["rows_per_second"]["ours"]
-print(f"the roughly 10.5 million rows of LibriSpeech-960 would take {10.5e6 / rows_per_second / 60:.1f} min")
-END
-
-# The student of librispeech-100 on batches of its shape, eager and compiled: speed, memory, ratios, floor.
-for options in "" "--compile"; do
-    $python benchmarks/train_step.py --config librispeech-100 --device cuda --pieces 10000 --teacher-rounds 3 \
-        $options --json "$folder/train_step${options/--/_}.json"
-done
-
-# The tests that only a GPU runs.
-$python -m pytest -m gpu -q
+export WORK=${WORK:-/tmp/bert2ctc} OUT=${OUT:-$PWD/gpu-figures} PYTHON=${PYTHON:-python3}
+export PYTHONPATH=$PWD:$WORK/site PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
+export TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1
+export BERT2CTC_DATA=$WORK/data BERT2CTC_CACHE=$WORK/caches BERT2CTC_RUNS=$WORK/runs BERT2CTC_SCRATCH=$WORK/scratch
+mkdir -p "$WORK" "$OUT"
+if [ "${1:-}" = receive ] && compgen -G "${2:?a folder}/wheels/*.whl" > /dev/null; then
+    "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+        --target "$WORK/site" "$2"/wheels/*.whl ||
+        for wheel in "$2"/wheels/*.whl; do "$PYTHON" -m zipfile -e "$wheel" "$WORK/site"; done
+fi
+exec "$PYTHON" benchmarks/on_a_gpu.py "$@"

@@ -159,7 +159,7 @@ def member_step(
     model = Bert2CTC(own, sizes[0], sizes[1] if own.objective.uses_branch else None).to(device).train()
 
     def loss_of(batch: TrainingBatch) -> Tensor:
-        return compute_objective(model, batch_for(batch, own), own, len(batch.features))[0]
+        return compute_objective(model, batch_for(batch, own), own, len(batch.features)).loss
 
     return model, optimiser_step(model, loss_of, own, dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -16,22 +17,22 @@ from pipeline.demo.plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
 from student.config import StudentConfig
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
+from teacher_cache.settings import check_settings, required, setting
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Where the utterances of one split come from: exactly one kind of source.
+    """Where the utterances of one split come from: exactly one kind of source."""
 
-    folders : folders below the corpus     manifest : a JSONL manifest below the data root
-    ids : a list of utterance ids, a line each, beside the config file; searched in `folders`, or in
-        every folder of the corpus where none is given
-    """
-
-    folders: tuple[str, ...] = ()
-    ids: str = ""
-    manifest: str = ""
+    folders: tuple[str, ...] = setting((), "folders below the corpus")
+    ids: str = setting(
+        "", "a list of utterance ids, a line each, beside the file that names it (a base's own beside the "
+        "base); searched in `folders`, or in every folder of the corpus where none is given",
+    )  # fmt: skip
+    manifest: str = setting("", "a JSONL manifest below the data root")
 
     def __post_init__(self) -> None:
         if bool(self.manifest) == bool(self.folders or self.ids):
@@ -42,21 +43,27 @@ class SplitConfig:
 class DataConfig:
     """The corpus, what counts as a valid utterance, and the CTC units."""
 
-    corpus: str = ""  # a folder below the data root
-    splits: Mapping[str, SplitConfig]
-    download: tuple[str, ...] = ()  # LibriSpeech subsets that `bert2ctc data download` fetches
-    sample_rate_hz: int = 16_000
-    min_seconds: float = 0.2
-    max_seconds: float = 40.0
-    max_characters_per_second: float = 40.0
-    unit_vocabulary_size: int = 512
-    unit_model_type: str = "unigram"
+    corpus: str = setting("", "a folder below the data root")
+    splits: Mapping[str, SplitConfig] = required("by name; `train` must be among them, `dev` is measured")
+    download: tuple[str, ...] = setting((), "LibriSpeech subsets that `bert2ctc data download` fetches")
+    sample_rate_hz: int = setting(16_000, "what every file must have", unit="Hz", low=1000, high=192_000)
+    min_seconds: float = setting(0.2, "a shorter utterance is reported", unit="s", low=0)
+    max_seconds: float = setting(40.0, "a longer utterance is reported", unit="s", above=0)
+    max_characters_per_second: float = setting(
+        40.0, "a faster utterance is reported: its text is probably another's", above=0
+    )
+    unit_vocabulary_size: int = setting(512, "of SentencePiece", unit="pieces", low=2, high=1_000_000)
+    unit_model_type: str = setting("unigram", "of SentencePiece", choices=("unigram", "bpe"))
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if "train" not in self.splits:
             raise ValueError(f"splits {sorted(self.splits)} hold no train split")
-        if self.unit_model_type not in ("unigram", "bpe"):
-            raise ValueError(f"unit_model_type {self.unit_model_type!r} is not 'unigram' or 'bpe'")
+        for name in self.splits:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"split name {name!r} must be letters, digits, '.', '_' and '-', no path")
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError(f"min_seconds {self.min_seconds} must lie below max_seconds {self.max_seconds}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +71,7 @@ class ExperimentConfig:
     """One config file: every table, resolved."""
 
     name: str
-    folder: Path  # where relative id lists are looked up
+    folder: Path  # of the file that names the splits, where their id lists are looked up
     demo_corpus: DemoCorpusConfig | None  # only of a corpus that is made on the spot
     data: DataConfig
     teacher: TeacherConfig
@@ -84,11 +91,11 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConf
     Raises PipelineError for an unknown config, table, key or value.
     """
     path = _find(reference)
-    tables = _read_with_base(path)
+    tables, folder = _read_with_base(path)
     for override in overrides:
         _apply_override(tables, override)
     try:
-        return _from_tables(path, tables)
+        return _from_tables(path, tables, folder)
     except (TypeError, ValueError) as error:
         raise PipelineError(f"{path}: {error}") from None
 
@@ -120,16 +127,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise PipelineError(f"{path}: not valid TOML: {error}") from None
 
 
-def _read_with_base(path: Path) -> dict[str, Any]:
+def _read_with_base(path: Path) -> tuple[dict[str, Any], Path]:
+    """The tables, and the folder of the file that the splits come from; they are never a mixture of two."""
     tables = _read(path)
     base = tables.pop("base", None)
     if base is None:
-        return tables
+        return tables, path.parent
     base_path = path.parent / base if str(base).endswith(".toml") else _find(base)
     base_tables = _read(base_path)
     if "base" in base_tables:
         raise PipelineError(f"{path}: base {base!r} has a base of its own; one level is the limit")
-    return _merge(base_tables, tables)
+    own_data = tables.get("data", {})
+    names_splits = isinstance(own_data, dict) and "splits" in own_data
+    return _merge(base_tables, tables), path.parent if names_splits else base_path.parent
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +163,7 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
     tables.setdefault(section, {})[name] = value
 
 
-def _from_tables(path: Path, tables: dict[str, Any]) -> ExperimentConfig:
+def _from_tables(path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
     _refuse_unknown(tables, _TABLES, "table")
     if "data" not in tables or "teacher" not in tables:
         raise PipelineError(f"{path}: the tables [data] and [teacher] are missing; give them, or a base")
@@ -162,7 +172,7 @@ def _from_tables(path: Path, tables: dict[str, Any]) -> ExperimentConfig:
     }
     return ExperimentConfig(
         name=path.stem,
-        folder=path.parent,
+        folder=folder,
         demo_corpus=_optional(DemoCorpusConfig, tables, "demo_corpus"),
         data=_build(DataConfig, tables["data"], "data"),
         teacher=_build(TeacherConfig, tables["teacher"], "teacher"),
@@ -199,13 +209,17 @@ def _convert(annotation: Any, value: Any, where: str) -> Any:
         return tuple(_convert(arguments[0], item, where) for item in value)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is types.UnionType:
+        value = float(value) if type(value) is int and float in arguments else value
+        if type(value) in arguments:
+            return value
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(annotation, type) and type(value) is annotation:
         return value
     expected = (
         annotation
-        if isinstance(annotation, types.GenericAlias)
+        if isinstance(annotation, types.GenericAlias | types.UnionType)
         else getattr(annotation, "__name__", annotation)
     )
     raise PipelineError(f"{where} = {value!r} is not of type {expected}")

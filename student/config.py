@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from teacher_cache.settings import check_settings, setting
 
 TAIL_POLICIES = ("bucket", "renormalise")
 BRANCHES = ("attention", "alignment")
+HISTORIES = ("full", "none")
+ATTENTIONS = ("free", "aligned")
+WINDOW_UNITS = ("word", "piece")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -14,42 +19,69 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 class FeatureConfig:
     """Log-mel features."""
 
-    sample_rate_hz: int = 16_000
-    mel_bins: int = 80
-    window_milliseconds: float = 25.0
-    hop_milliseconds: float = 10.0
+    sample_rate_hz: int = setting(
+        16_000, "of the corpus; another rate is refused, never resampled", unit="Hz", low=1000, high=192_000
+    )
+    mel_bins: int = setting(80, "bins of the mel scale", low=8, high=512)
+    window_milliseconds: float = setting(25.0, "of one frame", unit="ms", above=0, high=1000)
+    hop_milliseconds: float = setting(10.0, "from frame to frame", unit="ms", above=0, high=1000)
+    highest_hz: float = setting(
+        0.0, "upper end of the mel bins, 0: half the sample rate; lower where some speech is low-passed",
+        unit="Hz", low=0,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.highest_hz > self.sample_rate_hz / 2:
+            raise ValueError(
+                f"highest_hz {self.highest_hz:g} exceeds {self.sample_rate_hz / 2:g}, half of sample_rate_hz"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentationConfig:
     """SpecAugment (Park et al. 2019, arXiv 1904.08779) and speed perturbation (Ko et al. 2015)."""
 
-    speed_factors: tuple[float, ...] = (1.0,)
-    frequency_masks: int = 2
-    frequency_mask_bins: int = 27
-    time_masks: int = 5
-    time_mask_fraction: float = 0.05  # of the utterance, per mask
+    speed_factors: tuple[float, ...] = setting(
+        (1.0,), "one of them is drawn for each utterance and epoch; 1.1 is faster", low=0.25, high=4
+    )
+    frequency_masks: int = setting(2, "bands of mel bins hidden in an utterance", low=0, high=100)
+    frequency_mask_bins: int = setting(27, "the widest band", unit="bins", low=0, high=512)
+    time_masks: int = setting(5, "stretches of time hidden in an utterance", low=0, high=1000)
+    time_mask_fraction: float = setting(
+        0.05, "the longest stretch, as a share of the utterance", low=0, high=1
+    )
 
     def __post_init__(self) -> None:
-        if not self.speed_factors or min(self.speed_factors) <= 0:
-            raise ValueError(f"speed_factors {self.speed_factors} must be positive")
+        check_settings(self)
+        if not self.speed_factors:
+            raise ValueError("speed_factors names none; [1.0] leaves speech as it is")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConformerConfig:
     """Gulati et al. 2020, arXiv 2005.08100, with rotary attention and a LayerNorm convolution module."""
 
-    num_layers: int = 12
-    model_dim: int = 256
-    num_heads: int = 4
-    feed_forward_dim: int = 1024
-    conv_kernel_frames: int = 31  # odd: output as long as input
-    subsampling_channels: int = 64
-    dropout: float = 0.1
-    taps: tuple[int, ...] = (4, 8)  # 1-based; one third and two thirds of the depth
-    self_conditioning: bool = False  # Nozaki and Komatsu 2021, arXiv 2104.02724
+    num_layers: int = setting(12, "blocks", low=1, high=256)
+    model_dim: int = setting(256, "width of every block; divisible by twice num_heads", low=2, high=16_384)
+    num_heads: int = setting(4, "of self-attention", low=1, high=256)
+    feed_forward_dim: int = setting(1024, "inner width of the two feed-forward parts", low=1, high=65_536)
+    conv_kernel_frames: int = setting(
+        31, "of the depthwise convolution; odd, so that output is as long as input", unit="frames of 40 ms",
+        low=1, high=1001,
+    )  # fmt: skip
+    subsampling_channels: int = setting(64, "of the two convolutions that shorten time", low=1, high=4096)
+    dropout: float = setting(0.1, "of what each part adds to the residual", low=0, below=1)
+    taps: tuple[int, ...] = setting(
+        (4, 8), "intermediate layers that CTC and decoders hear, from 1; a third and two thirds of the depth",
+        low=1,
+    )  # fmt: skip
+    self_conditioning: bool = setting(
+        False, "feed each tap's CTC posteriors back (Nozaki and Komatsu 2021, arXiv 2104.02724)"
+    )
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.model_dim % (2 * self.num_heads):
             raise ValueError(
                 f"model_dim {self.model_dim} must be divisible by twice num_heads {self.num_heads}"
@@ -66,61 +98,93 @@ class ConformerConfig:
 class DecoderConfig:
     """The decoders that training throws away; under branch = "alignment" an output layer is all of one."""
 
-    num_layers: int = 2
-    num_heads: int = 4
-    feed_forward_dim: int = 1024
-    dropout: float = 0.1
-    shared: bool = True  # one decoder for every tap, or one per tap
-    min_count: int = 10  # a piece outside the transcripts needs so many places in the cache's top k
-    logits_megabytes: float = 64.0  # no tensor over (positions, pieces) is larger; more positions wait
+    num_layers: int = setting(2, "blocks of a decoder", low=1, high=64)
+    num_heads: int = setting(4, "of its attention; must divide conformer.model_dim", low=1, high=256)
+    feed_forward_dim: int = setting(1024, "inner width of its feed-forward part", low=1, high=65_536)
+    dropout: float = setting(0.1, "of what each part adds to the residual", low=0, below=1)
+    shared: bool = setting(True, "one decoder for every tap, or one per tap")
+    separate: bool = setting(
+        False, "hard labels and the teacher have a decoder each, so that neither explains the other away"
+    )
+    self_attention: bool = setting(True, "without it a token knows its own window and its position alone")
+    history: str | float = setting(
+        "full", "earlier pieces that a decoder reads: all, none, or the rate hidden from it while training",
+        choices=HISTORIES, low=0, high=1,
+    )  # fmt: skip
+    attention: str = setting(
+        "free", "to every frame, or to the frames of the token's own word or piece (our variant)",
+        choices=ATTENTIONS,
+    )  # fmt: skip
+    aligned_from_step: int = setting(0, "attention is free before it", unit="steps", low=0)
+    window_unit: str = setting("word", "whose frames a token attends to when aligned", choices=WINDOW_UNITS)
+    window_frames: int = setting(
+        3, "before and behind the aligned frames", unit="frames of 40 ms", low=0, high=10_000
+    )
+    window_from_previous: bool = setting(
+        False, "a window begins behind the previous word or piece: for units that are nearly words"
+    )
+    min_count: int = setting(
+        10, "a piece outside the transcripts becomes an output when ranked so often in the cache", low=0
+    )
+    logits_megabytes: float = setting(
+        64.0, "no tensor over (positions, pieces) is larger; more positions wait", unit="MiB", above=0
+    )
 
     def __post_init__(self) -> None:
-        if self.logits_megabytes <= 0:
-            raise ValueError(f"logits_megabytes {self.logits_megabytes} must be positive")
+        check_settings(self)
+
+    @property
+    def hidden_history(self) -> float:
+        """The rate at which a training decoder's inputs are hidden, 0..1."""
+        return {"full": 0.0, "none": 1.0}[self.history] if isinstance(self.history, str) else self.history
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
-    """L = c CTC + (1 - c) branch; see `student.loss.objective` for the whole formula.
+    """L = c CTC + (1 - c) branch; see `student.loss.objective` for the whole formula."""
 
-    ctc_weight c; intermediate_ctc_weight w; distillation_weight a
-    branch : who learns the teacher's pieces: "attention" decoders (interAED), or, as the control, a CTC
-        head over the pieces, distilled at the frames of its forced alignment (Futami et al. 2022,
-        arXiv 2209.02030)
-    branch_on_taps : it listens to the taps too, or to the final layer alone
-    """
-
-    ctc_weight: float = 0.3
-    intermediate_ctc_weight: float = 0.5
-    branch: str = "attention"
-    branch_on_taps: bool = True
-    distillation_weight: float = 0.3
-    top_k: int = 16
-    temperature: float = 1.0
-    tail: str = "bucket"
-    label_smoothing: float = 0.1
+    ctc_weight: float = setting(0.3, "c; at 1 there is no branch, and no cache is read", above=0, high=1)
+    intermediate_ctc_weight: float = setting(
+        0.5, "w, of the taps in L_ctc (InterCTC, Lee and Watanabe 2021)", low=0, high=1
+    )
+    branch: str = setting(
+        "attention", "who learns the teacher's pieces: attention decoders (interAED), or as the control a "
+        "CTC head distilled at the frames of its forced alignment (Futami et al. 2022, arXiv 2209.02030)",
+        choices=BRANCHES,
+    )  # fmt: skip
+    branch_on_taps: bool = setting(True, "the branch hears the taps too, or the final layer alone")
+    branch_share: float = setting(
+        0.0, "of the gradient that reaches taps and final layer, what the branch is scaled to; 0: as it "
+        "comes with ctc_weight",
+        low=0, below=1,
+    )  # fmt: skip
+    share_every_steps: int = setting(
+        200, "how often the gradients are measured, logged and the branch scaled anew; 0: never",
+        unit="steps", low=0,
+    )  # fmt: skip
+    distillation_weight: float = setting(
+        0.3, "a, of the teacher's distributions against hard labels in the branch", low=0, high=1
+    )
+    top_k: int = setting(16, "candidates of the teacher that are read, at most the cache's K", low=1)
+    temperature: float = setting(1.0, "of teacher and decoder in the distillation", above=0, high=1000)
+    tail: str = setting(
+        "bucket", "mass beyond top_k as one outcome, or spread over the candidates", choices=TAIL_POLICIES
+    )
+    label_smoothing: float = setting(0.1, "of the hard labels", low=0, below=1)
 
     def __post_init__(self) -> None:
-        for name in ("ctc_weight", "intermediate_ctc_weight", "distillation_weight", "label_smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)} must lie in 0..1")
-        if self.ctc_weight == 0:
-            raise ValueError("ctc_weight 0 leaves nothing to decode with; use a small positive weight")
+        check_settings(self)
+        if self.intermediate_ctc_weight == 1:
+            raise ValueError("intermediate_ctc_weight 1 leaves the final layer untrained; stay below 1")
+        if self.branch_share and not self.share_every_steps:
+            raise ValueError(f"branch_share {self.branch_share} needs share_every_steps above 0")
         if self.ctc_weight == 1 and self.distillation_weight > 0:
             raise ValueError(
                 f"distillation_weight {self.distillation_weight} has no decoder to act on: ctc_weight is 1; "
                 "set objective.distillation_weight=0 or lower objective.ctc_weight"
             )
-        if self.intermediate_ctc_weight == 1:
-            raise ValueError("intermediate_ctc_weight 1 leaves the final layer untrained; stay below 1")
-        if self.branch not in BRANCHES:
-            raise ValueError(f"branch {self.branch!r} is not one of {BRANCHES}")
         if self.branch == "alignment" and self.distillation_weight == 1:
             raise ValueError("distillation_weight 1 leaves the alignment head untrained; stay below 1")
-        if self.tail not in TAIL_POLICIES:
-            raise ValueError(f"tail {self.tail!r} is not one of {TAIL_POLICIES}")
-        if self.top_k < 1 or self.temperature <= 0:
-            raise ValueError(f"top_k {self.top_k} and temperature {self.temperature} must be positive")
 
     @property
     def uses_branch(self) -> bool:
@@ -137,50 +201,49 @@ class ObjectiveConfig:
 class TrainerConfig:
     """Optimisation, checkpoints and the machine."""
 
-    max_steps: int = 10_000
-    batch_seconds: float = 600.0  # audio per optimiser step, over all ranks and accumulation steps
-    micro_batch_seconds: float = 600.0  # audio that fits on one device at once
-    learning_rate: float = 2e-3
-    warmup_steps: int = 1000
-    final_learning_rate_fraction: float = 0.02  # cosine decay ends here
-    weight_decay: float = 1e-2
-    gradient_clip: float = 5.0
-    precision: str = "auto"  # bfloat16 where the machine has it; float16 scales the loss, on CUDA alone
-    compile: bool = False  # blocks by torch.compile: minutes once, faster steps on a GPU
-    device: str = "auto"
-    seed: int = 1
-    data_workers: int = 0
-    audio_memory_megabytes: int = 1024  # decoded audio is kept in memory while it fits
-    label_memory_megabytes: int = 4096  # the teacher's labels too; else a memory map below the scratch root
-    threads: int = 0  # 0: PyTorch's own choice
-    checkpoint_every_steps: int = 500
-    evaluate_every_steps: int = 1000
-    keep_checkpoints: int = 3
-    keep_best_checkpoints: int = 1  # by dev WER; more than one for averaging the best
-    max_bad_steps: int = 5  # skipped for NaN, infinity or an exploded loss, in a row
-    explosion_ratio: float = 10.0  # a loss so many times the running mean has exploded
-    initial_checkpoint: str = ""  # a run or a checkpoint to fine-tune; its weights only
-    early_stop_evaluations: int = 0  # so many in a row without a better dev WER end the run; 0: never
+    max_steps: int = setting(10_000, "optimiser steps of the whole run", unit="steps", low=1, high=10**9)
+    batch_seconds: float = setting(
+        600.0, "audio of an optimiser step, over all ranks and accumulation", unit="s", above=0, high=1e7
+    )
+    micro_batch_seconds: float = setting(
+        600.0, "padded audio that fits on one device at once", unit="s", above=0, high=1e7
+    )
+    learning_rate: float = setting(2e-3, "at its peak", low=0, high=10)
+    warmup_steps: int = setting(1000, "a line up to the peak; a cosine down follows", unit="steps", low=0)
+    final_learning_rate_fraction: float = setting(0.02, "of the peak, where the cosine ends", low=0, high=1)
+    weight_decay: float = setting(1e-2, "of AdamW; biases and norms do not decay", low=0, high=10)
+    gradient_clip: float = setting(5.0, "largest norm of a step's gradient", above=0)
+    precision: str = setting(
+        "auto", "bfloat16 where the machine computes in it, else float32; float16 scales the loss, on CUDA",
+        choices=PRECISIONS,
+    )  # fmt: skip
+    compile: bool = setting(False, "blocks by torch.compile, on CUDA: minutes once, then faster steps")
+    device: str = setting("auto", "CUDA, then MPS, then the CPU", choices=DEVICES)
+    seed: int = setting(1, "of weights, order, augmentation and dropout", low=0, high=2**63 - 1)
+    data_workers: int = setting(0, "processes that read audio; 0: the trainer itself", low=0, high=1024)
+    audio_memory_megabytes: int = setting(
+        1024, "decoded audio is kept in memory while it fits", unit="MiB", low=0
+    )
+    label_memory_megabytes: int = setting(
+        4096, "the teacher's labels too; else a memory map below the scratch root", unit="MiB", low=0
+    )
+    threads: int = setting(0, "of PyTorch; 0: its own choice", low=0, high=4096)
+    checkpoint_every_steps: int = setting(500, "what a killed run loses at most", unit="steps", low=1)
+    evaluate_every_steps: int = setting(1000, "the dev split is measured", unit="steps", low=1)
+    keep_checkpoints: int = setting(3, "the last so many stay", low=1)
+    keep_best_checkpoints: int = setting(1, "by dev WER; more than one for averaging the best", low=1)
+    max_bad_steps: int = setting(5, "skipped for NaN, infinity or an exploded loss, in a row", low=1)
+    explosion_ratio: float = setting(10.0, "a loss so many times the running mean has exploded", above=1)
+    initial_checkpoint: str = setting("", "a run or a checkpoint whose weights, and no more, it begins with")
+    early_stop_evaluations: int = setting(
+        0, "so many in a row without a better dev WER end the run; 0: never", low=0
+    )
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision {self.precision!r} is not one of {PRECISIONS}")
-        if self.device not in DEVICES:
-            raise ValueError(f"device {self.device!r} is not one of {DEVICES}")
+        check_settings(self)
         if self.micro_batch_seconds > self.batch_seconds:
             raise ValueError(
                 f"micro_batch_seconds {self.micro_batch_seconds} exceeds batch_seconds {self.batch_seconds}"
-            )
-        if self.keep_best_checkpoints < 1 or self.early_stop_evaluations < 0:
-            raise ValueError(
-                f"keep_best_checkpoints {self.keep_best_checkpoints} must be 1 or more, "
-                f"early_stop_evaluations {self.early_stop_evaluations} 0 or more"
-            )
-        if self.explosion_ratio <= 1:
-            raise ValueError(f"explosion_ratio {self.explosion_ratio} must exceed 1")
-        if self.max_steps < 1 or self.warmup_steps < 0:
-            raise ValueError(
-                f"max_steps {self.max_steps}, warmup_steps {self.warmup_steps}: must be positive"
             )
 
 
@@ -205,3 +268,15 @@ class StudentConfig:
         for key, is_wanted in wants_taps.items():
             if is_wanted and not taps:
                 raise ValueError(f"{key} needs conformer.taps, which names none; name some or switch it off")
+        if objective.branch == "alignment" and self.decoder != replace(
+            self.decoder, separate=False, history="full", attention="free"
+        ):
+            raise ValueError(
+                "decoder.separate, decoder.history and decoder.attention are of attention decoders; "
+                'objective.branch = "alignment" has none'
+            )
+        if objective.uses_branch and self.conformer.model_dim % self.decoder.num_heads:
+            raise ValueError(
+                f"conformer.model_dim {self.conformer.model_dim} must be divisible by decoder.num_heads "
+                f"{self.decoder.num_heads}"
+            )

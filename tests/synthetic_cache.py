@@ -35,6 +35,9 @@ class SyntheticTeacher:
         logits = self.sharpness * random.standard_normal((len(passage.text.split()), self.vocab_size))
         return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
+    def pieces(self) -> list[str]:
+        return [f"piece{number}é" for number in range(self.vocab_size)]
+
     def gold(self, passage: Passage) -> np.ndarray:
         random = np.random.default_rng([self.seed + 1, *passage.digest])
         return random.integers(0, self.vocab_size, len(passage.text.split()))
@@ -136,7 +139,7 @@ def write(root: Path, plan: Plan, shards: Sequence[int] | None = None) -> Path:
     writer = CacheWriter.create(building, plan.layout)
     lengths = np.array([len(passage.text.split()) for passage in plan.passages])
     writer.write_passages(np.cumsum(lengths) - lengths, lengths, plan.digests)
-    pieces = [f"piece{number}é" for number in range(plan.layout.vocab_size)]
+    pieces = plan.teacher.pieces()
     special = np.arange(plan.layout.vocab_size) < plan.teacher.num_special
     writer.write_vocabulary(pieces, special)
     for shard in range(plan.layout.num_shards) if shards is None else shards:

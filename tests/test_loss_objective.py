@@ -13,7 +13,7 @@ from student.config import ConformerConfig, DecoderConfig, StudentConfig
 from student.data.batch import DecoderBatch, TeacherBatch, TrainingBatch
 from student.errors import StudentError
 from student.loss.losses import ctc_loss, distillation_loss, smoothed_cross_entropy
-from student.loss.objective import combine, compute_objective, objective_terms, objective_weights
+from student.loss.objective import Objective, combine, compute_objective, objective_terms, objective_weights
 from student.model.student_model import Bert2CTC
 
 NUM_UNITS, NUM_PIECES, EOS = 8, 10, 0
@@ -80,8 +80,12 @@ def is_token(lengths: torch.Tensor) -> torch.Tensor:
     return torch.arange(3) < lengths.unsqueeze(1)
 
 
+def both(objective: Objective) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    return objective.loss, objective.terms
+
+
 def objective_of(settings: StudentConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    return compute_objective(model_of(settings), batch_of(settings), settings, 3.0)
+    return both(compute_objective(model_of(settings), batch_of(settings), settings, 3.0))
 
 
 def family() -> Iterator[Any]:
@@ -124,7 +128,7 @@ def test_the_total_is_the_formula() -> None:
 
 def test_the_terms_are_the_losses_of_their_layers_over_the_utterances() -> None:
     model, batch = model_of(), batch_of()
-    _, terms = compute_objective(model, batch, TINY, 6.0)
+    terms = compute_objective(model, batch, TINY, 6.0).terms
     assert batch.decoder is not None and batch.decoder.teacher is not None
     output = model(batch.features, batch.frame_lengths, batch.decoder.piece_inputs)
     teacher = batch.decoder.teacher
@@ -146,7 +150,8 @@ def test_eos_has_a_hard_label_and_no_soft_one() -> None:
     assert batch.decoder is not None
     output = model(batch.features, batch.frame_lengths, batch.decoder.piece_inputs)
     states = output.piece_scores[4].states.detach().requires_grad_()
-    output = output._replace(piece_scores={4: output.piece_scores[4]._replace(states=states)}, ctc_logits={})
+    scores = {4: output.piece_scores[4]._replace(states=states)}
+    output = output._replace(piece_scores=scores, teacher_scores=scores, ctc_logits={})
     terms = objective_terms(output, batch, TINY, 1.0)
     rows, ends = torch.arange(3), batch.decoder.token_lengths
     (soft,) = torch.autograd.grad(terms["kd_final"], states, retain_graph=True)
@@ -156,11 +161,11 @@ def test_eos_has_a_hard_label_and_no_soft_one() -> None:
 
 def test_micro_batches_of_one_global_batch_add_up_to_it() -> None:
     model, whole = model_of(), batch_of()
-    compute_objective(model, whole, TINY, 3.0)[0].backward()
+    compute_objective(model, whole, TINY, 3.0).loss.backward()
     expected = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     model.zero_grad()
     for rows in (slice(0, 1), slice(1, 3)):
-        compute_objective(model, batch_of(rows=rows), TINY, 3.0)[0].backward()
+        compute_objective(model, batch_of(rows=rows), TINY, 3.0).loss.backward()
     actual = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
@@ -177,7 +182,7 @@ def test_a_term_reaches_exactly_the_layers_at_or_below_its_tap(
     settings = config(branch=branch)
     settings = replace(settings, decoder=replace(TINY.decoder, shared=is_shared))
     model = model_of(settings)
-    _, terms = compute_objective(model, batch_of(settings), settings, 3.0)
+    terms = compute_objective(model, batch_of(settings), settings, 3.0).terms
     terms[name].backward()
     reached = {
         parameter_name
@@ -220,8 +225,8 @@ def test_self_conditioning_is_trained_and_changes_every_term_above_the_first_tap
     conditioned = replace(TINY, conformer=replace(TINY.conformer, self_conditioning=True))
     plain, model = model_of(), model_of(conditioned)
     model.load_state_dict(plain.state_dict(), strict=False)
-    _, before = compute_objective(plain, batch_of(), TINY, 3.0)
-    total, after = compute_objective(model, batch_of(), conditioned, 3.0)
+    before = compute_objective(plain, batch_of(), TINY, 3.0).terms
+    total, after = both(compute_objective(model, batch_of(), conditioned, 3.0))
     assert {name for name in before if not torch.isclose(before[name], after[name])} == {
         name for name in EVERY_TERM if not name.endswith("tap1")
     }
@@ -287,9 +292,9 @@ def test_what_listens_to_taps_needs_taps(objective: dict[str, Any], conditioned:
 
 def test_bfloat16_gives_float32_terms_near_the_exact_ones_and_finite_gradients() -> None:
     model = model_of()
-    exact, _ = compute_objective(model, batch_of(), TINY, 3.0)
+    exact = compute_objective(model, batch_of(), TINY, 3.0).loss
     with torch.autocast("cpu", torch.bfloat16):
-        total, terms = compute_objective(model, batch_of(), TINY, 3.0)
+        total, terms = both(compute_objective(model, batch_of(), TINY, 3.0))
     assert {term.dtype for term in terms.values()} == {torch.float32}
     torch.testing.assert_close(total, exact, rtol=0.05, atol=0)
     total.backward()
@@ -301,7 +306,7 @@ def test_a_few_steps_lower_every_term() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     history = []
     for _ in range(15):
-        total, terms = compute_objective(model, batch, TINY, 3.0)
+        total, terms = both(compute_objective(model, batch, TINY, 3.0))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

@@ -35,6 +35,29 @@ def test_three_lines_over_a_base_change_only_what_they_say(tmp_path: Path) -> No
     assert differences == ["teacher.model: 'google-bert/bert-base-uncased' -> 'my-bert'"]
 
 
+def test_id_lists_of_a_base_lie_beside_the_base_and_own_ones_beside_the_own_file(tmp_path: Path) -> None:
+    text = 'base = "librispeech-mini"\n[data]\ncorpus = "own"\n'
+    config = load_config(write(tmp_path, text), ['data.unit_model_type="bpe"'])
+    assert {name for name, split in config.data.splits.items() if split.ids} == {"train", "dev", "heldout"}
+    for split in config.data.splits.values():
+        assert (config.folder / split.ids).is_file()
+    own = text + '[data.splits]\ntrain = { ids = "librispeech-mini.train.txt" }\n'
+    assert load_config(write(tmp_path, own)).folder == tmp_path
+
+
+def test_the_mini_corpus_shares_no_speaker_between_its_splits() -> None:
+    config = load_config("librispeech-mini")
+    speakers: dict[str, set[str]] = {}
+    for name, split in config.data.splits.items():
+        lines = (config.folder / split.ids).read_text(encoding="utf-8").split()
+        assert len(lines) == len(set(lines))
+        speakers[name] = {line.split("-")[0] for line in lines}
+    assert speakers["heldout"] == {"332", "3947", "7312", "7859"}
+    assert [len(speakers[name]) for name in ("train", "dev")] == [247, 20]
+    assert not speakers["train"] & (speakers["heldout"] | speakers["dev"])
+    assert set(config.build.splits) == set(config.data.splits)
+
+
 def test_splits_of_a_config_replace_those_of_its_base_whole(tmp_path: Path) -> None:
     text = 'base = "librispeech-100"\n[data]\ncorpus = "own"\n[data.splits]\ntrain = { folders = ["a"] }\n'
     assert list(load_config(write(tmp_path, text)).data.splits) == ["train"]

@@ -32,7 +32,7 @@ from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher_training.examples import PlacedMasks, training_order
 from teacher_cache.teacher_training.request import TeacherTrainingRequest
-from teacher_cache.teacher_training.tokens import TokenTable
+from teacher_cache.teacher_training.tokens import TokenTable, tokenise
 from teacher_cache.teacher_training.train import train_teacher
 from teacher_cache.teacher_training.trainer import MaskedTokenTrainer, training_arguments
 from teacher_cache.teacher_training.vocabulary import make_tokenizer
@@ -275,6 +275,17 @@ def test_adaptation_goes_on_from_a_folder_and_fits_the_text_better(tmp_path: Pat
     )
 
 
+def test_a_base_in_half_precision_is_trained_in_float32(tmp_path: Path) -> None:
+    base = tiny_bert(tmp_path / "base")
+    AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float16).save_pretrained(base)
+    assert {value.dtype for value in load_file(base / "model.safetensors").values()} == {torch.float16}
+    asked = request(tmp_path, max_steps=2)
+    result = train_teacher(replace(asked, teacher=TeacherConfig(name="tiny", model=str(base))))
+    weights = load_file(result.folder / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert AutoModelForMaskedLM.from_pretrained(result.folder).dtype == torch.float32
+
+
 def test_a_word_vocabulary_has_a_piece_for_every_word_and_spells_the_rest() -> None:
     tokenizer = make_tokenizer("words", 0, None, ["don't see the sea", "the naïve sea"])
     assert tokenizer.tokenize("the naïve don't see") == ["the", "naïve", "don't", "see"]
@@ -311,6 +322,16 @@ def test_a_given_vocabulary_keeps_its_ids_and_must_hold_the_special_pieces(tmp_p
         make_tokenizer("vocab.txt", 0, path, [])
     with pytest.raises(CacheError, match="none.txt"):
         make_tokenizer("none.txt", 0, tmp_path / "none.txt", [])
+
+
+def test_a_tokenizers_own_padding_and_cutting_do_not_reach_the_tokens() -> None:
+    tokenizer = make_tokenizer("words", 0, None, ["don't see the sea"])
+    plain = tokenise(tokenizer, ["the sea", "don't see the sea"], 9)
+    tokenizer.backend_tokenizer.enable_padding(length=8)
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    table = tokenise(tokenizer, ["the sea", "don't see the sea"], 9)
+    assert table.lengths.tolist() == [4, 6]
+    assert table.ids.tolist() == plain.ids.tolist()
 
 
 def test_tokens_survive_saving(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_compiled_blocks_give_the_loss_and_gradients_of_eager_ones_for_every_sha
         batch = batch_of(settings, rows)
         for model in (eager, compiled):
             model.zero_grad()
-            compute_objective(model, batch, settings, 3.0)[0].backward()
+            compute_objective(model, batch, settings, 3.0).loss.backward()
         for one, other in zip(eager.parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8  # not one for each shape and layer

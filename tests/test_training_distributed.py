@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import CACHE_CONFIG, tiny_config, tiny_job
+from tiny_run import CACHE_CONFIG, listening, tiny_config, tiny_job
 
 from student.data.sampler import Step
 from student.signals import TrainingInterrupted
@@ -26,8 +26,8 @@ DRIVER = "import sys; from test_training_distributed import train_as_a_rank; tra
 
 
 def job_of(folder: Path, run: str, **trainer: float) -> TrainingJob:
-    """The job below `folder` without dropout, whose masks differ from rank to rank."""
-    config = tiny_config(max_steps=STEPS, batch_seconds=16, micro_batch_seconds=6, **trainer)
+    """The job below `folder` without dropout, whose masks differ from rank to rank; its decoders listen."""
+    config = listening(tiny_config(max_steps=STEPS, batch_seconds=16, micro_batch_seconds=6, **trainer))
     config = replace(
         config,
         conformer=replace(config.conformer, dropout=0.0),
@@ -78,9 +78,9 @@ def run_ranks(folder: Path, run: str, world: int, stop_at: int = -1) -> int:
     return done.returncode
 
 
-def curve(run_dir: Path, name: str = "loss") -> list[float]:
+def curve(run_dir: Path, name: str = "loss", kind: str = "train") -> list[float]:
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [entry[name] for entry in map(json.loads, lines) if entry["kind"] == "train"]
+    return [entry[name] for entry in map(json.loads, lines) if entry["kind"] == kind]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,8 @@ def test_two_ranks_give_the_loss_curve_of_one(folder: Path) -> None:
     assert len(curve(alone)) == STEPS
     for name in ("loss", "ctc", "kd_final", "ce_tap1", "gradient_norm"):
         assert curve(both, name) == pytest.approx(curve(alone, name), rel=1e-5)
+    for name in ("share_all", "norm_soft_tap1", "cosine_ctc_hard_final"):
+        assert curve(both, name, "gradient") == pytest.approx(curve(alone, name, "gradient"), rel=1e-4)
     one, other = (load_checkpoint(run / "final.pt").model for run in (alone, both))
     for name, weight in one.items():
         torch.testing.assert_close(other[name], weight, atol=1e-5, rtol=1e-4)

@@ -18,6 +18,7 @@ from student.data.sampler import BatchSampler
 from student.data.training_data import load_training_data
 from student.data.units import train_units
 from student.errors import StudentError
+from student.loss.objective import Objective
 from student.training import run as training_run
 from student.training.checkpoint import load_checkpoint, saved_steps, step_path
 from student.training.estimate import estimate_training
@@ -199,9 +200,9 @@ def test_the_probe_hears_the_largest_batches_and_leaves_the_model_as_it_was(
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     sizes = []
 
-    def loss_of(heard: SpeechBatch, count: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss_of(heard: SpeechBatch, count: int) -> Objective:
         sizes.append(heard.waveforms.numel())
-        return run._loss(heard, count)
+        return run._objective(heard, count)
 
     probe_memory(run.model, run.sampler, 0, run.data.train.speech, run.config, loss_of)
     seconds = run.sampler.seconds_of(0)

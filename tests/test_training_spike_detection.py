@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from test_training_trainer import figures_of
-from tiny_run import ctc_alone, tiny_job
+from tiny_run import ctc_alone, multiplied, tiny_job
 
 from student.errors import StudentError
 from student.training.run import Run
@@ -25,13 +25,12 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
 
 def a_thousandfold(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
     """The loss explodes in these steps, counted from 1."""
-    original = Run._loss
+    original = Run._objective
 
     def loss_of(run: Run, *arguments: Any) -> Any:
-        loss, terms = original(run, *arguments)
-        return (loss * 1000 if run.step + 1 in at_steps else loss), terms
+        return multiplied(original(run, *arguments), 1000.0 if run.step + 1 in at_steps else 1.0)
 
-    monkeypatch.setattr(Run, "_loss", loss_of)
+    monkeypatch.setattr(Run, "_objective", loss_of)
 
 
 def test_an_exploded_step_is_skipped_and_leaves_no_trace_in_the_weights(

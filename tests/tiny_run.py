@@ -21,6 +21,7 @@ from student.config import (
 )
 from student.data.manifest import Utterance, read_manifest, write_manifest
 from student.data.units import train_units
+from student.loss.objective import Objective
 from student.training.trainer import TrainingJob
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage, passages_of
@@ -33,6 +34,11 @@ DISTILLED = ObjectiveConfig(top_k=6)
 @dataclass(frozen=True)
 class WordTeacher(SyntheticTeacher):
     """One piece a word; the word that stands there is likely."""
+
+    def pieces(self) -> list[str]:
+        return [*super().pieces()[: self.num_special], *dict.fromkeys(WORDS)][: self.vocab_size] + [
+            f"piece{number}é" for number in range(self.num_special + len(set(WORDS)), self.vocab_size)
+        ]
 
     def gold(self, passage: Passage) -> np.ndarray:
         places = {word: place for place, word in enumerate(dict.fromkeys(WORDS))}
@@ -103,6 +109,15 @@ def tiny_config(objective: ObjectiveConfig = DISTILLED, **trainer: Any) -> Stude
     )
 
 
+def listening(config: StudentConfig) -> StudentConfig:
+    """The same student with everything on that makes its decoders listen."""
+    return replace(
+        config,
+        decoder=replace(config.decoder, history=0.5, attention="aligned", aligned_from_step=1, separate=True),
+        objective=replace(config.objective, branch_share=0.4, share_every_steps=2),
+    )
+
+
 def tiny_job(folder: Path, num_train: int = 60, num_dev: int = 10, run: str = "run") -> TrainingJob:
     """Corpus, units and a cache over train and dev below `folder`, and a job that uses them all."""
     data = folder / "data"
@@ -134,3 +149,9 @@ def ctc_alone(job: TrainingJob, **trainer: Any) -> TrainingJob:
     still = replace(config.augmentation, speed_factors=(1.0,), time_masks=0, frequency_masks=0)
     still_config = replace(config, augmentation=still, conformer=replace(config.conformer, dropout=0.0))
     return replace(job, config=still_config, cache_path=None)
+
+
+def multiplied(objective: Objective, factor: float) -> Objective:
+    """The same with loss and terms times a factor, as a batch that explodes or is no number gives."""
+    terms = {name: term * factor for name, term in objective.terms.items()}
+    return replace(objective, loss=objective.loss * factor, terms=terms)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipeline.demo.grammar import KINDS, SEEN, Pairing, Sentence, draw_sentence, pairings
 from pipeline.demo.synthesiser import Voice
 from pipeline.errors import PipelineError
+from teacher_cache.settings import check_settings, setting
 
 SPLITS = ("train", "dev", "test")
 ACCENTS = "en-us en-gb-x-rp".split()
@@ -20,30 +21,22 @@ MAX_DRAWS = 1000  # for one sentence that is not used yet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoCorpusConfig:
-    """All that decides the corpus.
+    """All that decides the corpus; it is made on the spot."""
 
-    train utterances : a multiple of 48, dev and test utterances : of 64, give every pairing its exact share
-    site_fraction : how often a cue stands with its homophone, where it may; else with a filler
-    utterances_per_speaker : a speaker is one voice, variant, rate and pitch, and speaks in one split
-    """
-
-    seed: int = 1
-    train_utterances: int = 1920
-    dev_utterances: int = 128
-    test_utterances: int = 384
-    teacher_sentences: int = 30_000
-    site_fraction: float = 0.65
-    utterances_per_speaker: int = 112
+    seed: int = setting(1, "of sentences, voices and the pairs that only the teacher reads", low=0)
+    train_utterances: int = setting(1920, "a multiple of 48 gives every pairing its exact share", low=1)
+    dev_utterances: int = setting(128, "a multiple of 64", low=1)
+    test_utterances: int = setting(384, "a multiple of 64", low=1)
+    teacher_sentences: int = setting(30_000, "that the teacher reads", low=1)
+    site_fraction: float = setting(
+        0.65, "how often a cue stands with its homophone, where it may; else with a filler", above=0, below=1
+    )
+    utterances_per_speaker: int = setting(
+        112, "a speaker is one voice, variant, rate and pitch, and speaks in one split", low=1
+    )
 
     def __post_init__(self) -> None:
-        spoken = [self.utterances_of(split) for split in SPLITS]
-        if min(*spoken, self.teacher_sentences, self.utterances_per_speaker) < 1:
-            raise ValueError(
-                f"utterances {spoken}, teacher_sentences {self.teacher_sentences} and utterances_per_speaker "
-                f"{self.utterances_per_speaker} must be at least 1"
-            )
-        if not 0 < self.site_fraction < 1:
-            raise ValueError(f"site_fraction {self.site_fraction} must lie between 0 and 1")
+        check_settings(self)
         speakers, most = sum(map(self.speakers_of, SPLITS)), len(ACCENTS) * len(VARIANTS)
         if speakers > most:
             raise ValueError(f"{speakers} speakers exceed {most} voices; raise utterances_per_speaker")

@@ -45,12 +45,15 @@ class DecoderBatch(_Batch):
     piece_inputs : int64 (B, U + 1), <eos> first; any valid id as padding
     piece_targets : int64 (B, U + 1), <eos> last, -100 as padding
     token_lengths : int64 (B,), pieces without <eos>
+    unit_spans : int64 (B, U + 1, 2), first unit of each token's word or piece and the one behind its last,
+        equal where unknown and on padding; None where decoders attend freely
     """
 
     piece_inputs: Tensor
     piece_targets: Tensor
     token_lengths: Tensor
     teacher: TeacherBatch | None = None
+    unit_spans: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

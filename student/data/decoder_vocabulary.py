@@ -45,17 +45,40 @@ class DecoderVocabulary:
         """Input id of every piece that is no output."""
         return self.num_outputs
 
-    def batch(self, targets: Sequence[TeacherTargets], objective: ObjectiveConfig) -> DecoderBatch:
-        """Padded decoder inputs and targets of a batch, with the teacher where `objective` reads it."""
+    def batch(
+        self,
+        targets: Sequence[TeacherTargets],
+        objective: ObjectiveConfig,
+        hidden: Sequence[npt.NDArray[np.bool_]] | None = None,
+        unit_spans: Sequence[npt.NDArray[np.int64] | None] | None = None,
+    ) -> DecoderBatch:
+        """Padded decoder inputs and targets of a batch, with the teacher where `objective` reads it.
+
+        hidden : bool (U + 1,) of each, True where an input becomes the unknown piece
+        unit_spans : int64 (U + 1, 2) of each, None where pieces and units do not meet
+        """
         rows = [self._index_of[target.gold_ids] for target in targets]
         end = np.array([EOS_INDEX])
         inputs = [np.concatenate([end, np.where(row < 0, self.unknown_index, row)]) for row in rows]
+        if hidden is not None:
+            inputs = [
+                np.where(is_hidden, self.unknown_index, row)
+                for row, is_hidden in zip(inputs, hidden, strict=True)
+            ]
+        spans = None
+        if unit_spans is not None:
+            owned = [
+                np.zeros((len(row), 2), dtype=np.int64) if own is None else own
+                for own, row in zip(unit_spans, inputs, strict=True)
+            ]
+            spans = _padded(owned, 0)
         outputs = [np.concatenate([np.where(row < 0, NO_TARGET, row), end]) for row in rows]
         return DecoderBatch(
             piece_inputs=_padded(inputs, EOS_INDEX),
             piece_targets=_padded(outputs, NO_TARGET),
             token_lengths=torch.tensor([len(row) for row in rows]),
             teacher=self._teacher_batch(targets, objective.tail) if objective.uses_teacher else None,
+            unit_spans=spans,
         )
 
     def _teacher_batch(self, targets: Sequence[TeacherTargets], tail: str) -> TeacherBatch:

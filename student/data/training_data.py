@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from student.config import ObjectiveConfig, StudentConfig
+from student.config import DecoderConfig, ObjectiveConfig, StudentConfig
 from student.data.augmentation import spec_augment, utterance_generator
 from student.data.batch import DecoderBatch, TrainingBatch
+from student.data.character_spans import unit_spans
 from student.data.dataset import SpeechBatch, SpeechDataset, fits_ctc
 from student.data.decoder_vocabulary import DecoderVocabulary, build_vocabulary
 from student.data.manifest import Utterance, read_manifest
@@ -20,7 +22,7 @@ from student.errors import StudentError
 from student.model.features import LogMel
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import passages_of
-from teacher_cache.store import TeacherCacheReader
+from teacher_cache.store import TeacherCacheReader, TeacherTargets
 
 Say = Callable[[str], None]
 
@@ -53,18 +55,48 @@ class TrainingJob:
 class Labels:
     """The teacher's labels of one split, read in the training process: one copy serves all data workers.
 
-    digests : of the split's utterances, in their order
+    digests : of the split's utterances, in their order     unit_pieces : the CTC units' pieces by id
     """
 
     reader: TeacherCacheReader
     vocabulary: DecoderVocabulary
     objective: ObjectiveConfig
+    decoder: DecoderConfig
     digests: Sequence[bytes]
+    unit_pieces: Sequence[str]
 
-    def batch(self, indices: Sequence[int]) -> DecoderBatch:
-        """Decoder inputs, targets and teacher of these utterances."""
+    def batch(self, speech: SpeechDataset, indices: Sequence[int], epoch: int) -> DecoderBatch:
+        """Decoder inputs, targets and teacher of these utterances, with what decoders may read and hear.
+
+        speech : of the same split; where it is augmented, a rate of the history is hidden
+        """
         targets = [self.reader.targets(self.digests[index]) for index in indices]
-        return self.vocabulary.batch(targets, self.objective)
+        rate, is_training = self.decoder.hidden_history, speech.augmentation is not None
+        if rate == 1 or is_training:
+            hidden = [
+                utterance_generator(speech.seed, epoch, speech.utterances[index].id, "history").random(
+                    len(target.gold_ids) + 1
+                )
+                < rate
+                for index, target in zip(indices, targets, strict=True)
+            ]
+        else:
+            hidden = None
+        spans = None
+        if self.decoder.attention == "aligned":
+            spans = [
+                self._unit_spans(target, speech, index)
+                for index, target in zip(indices, targets, strict=True)
+            ]
+        return self.vocabulary.batch(targets, self.objective, hidden, spans)
+
+    def _unit_spans(self, target: TeacherTargets, speech: SpeechDataset, index: int) -> np.ndarray | None:
+        return unit_spans(
+            [self.reader.vocabulary[piece] for piece in target.gold_ids],
+            [self.unit_pieces[unit] for unit in speech.unit_ids[index]],
+            speech.utterances[index].text,
+            whole_words=self.decoder.window_unit == "word",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +107,13 @@ class Split:
     labels: Labels | None
 
     @torch.no_grad()
-    def training_batch(self, heard: SpeechBatch, log_mel: LogMel, device: torch.device) -> TrainingBatch:
-        """What the objective takes, on `device`, with SpecAugment where the speech is augmented."""
+    def training_batch(
+        self, heard: SpeechBatch, log_mel: LogMel, device: torch.device, is_aligned: bool = True
+    ) -> TrainingBatch:
+        """What the objective takes, on `device`, with SpecAugment where the speech is augmented.
+
+        is_aligned : False lets decoders attend freely, whatever the config says
+        """
         features, frame_lengths = log_mel(heard.waveforms.to(device), heard.sample_lengths.to(device))
         if self.speech.augmentation is not None:
             generators = [
@@ -84,7 +121,9 @@ class Split:
                 for index in heard.indices
             ]
             features = spec_augment(features, frame_lengths, self.speech.augmentation, generators)
-        decoder = self.labels.batch(heard.indices) if self.labels else None
+        decoder = self.labels.batch(self.speech, heard.indices, heard.epoch) if self.labels else None
+        if decoder is not None and not is_aligned:
+            decoder = replace(decoder, unit_spans=None)
         batch = TrainingBatch(features, frame_lengths, heard.units, heard.unit_lengths, decoder)
         return batch.to(device)
 
@@ -131,12 +170,13 @@ def load_training_data(job: TrainingJob, pieces: Sequence[int] | None, say: Say)
     reader = open_cache(job)
     reader.require({u.id: digest for u, digest in zip(train.utterances, train_digests, strict=True)})
     vocabulary = _vocabulary(job, reader, train_digests, pieces, say)
-    labels = Labels(reader, vocabulary, job.config.objective, train_digests)
+    objective, decoder = job.config.objective, job.config.decoder
+    labels = Labels(reader, vocabulary, objective, decoder, train_digests, units.pieces)
     if job.config.objective.branch == "alignment":
         _refuse_what_cannot_be_aligned(train, labels, job.config)
     dev_split = None
     if dev is not None:
-        dev_split = Split(dev, Labels(reader, vocabulary, job.config.objective, dev_digests))
+        dev_split = Split(dev, replace(labels, digests=dev_digests))
         absent = sum(digest not in reader for digest in dev_digests)
         if absent:
             say(f"the cache lacks {absent} of {len(dev_digests)} dev utterances: no decoder figures on dev")

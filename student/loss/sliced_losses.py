@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,16 +58,22 @@ def piece_rows(batch: DecoderBatch) -> PieceRows:
 
 
 def piece_losses(
-    scores: PieceScores, rows: PieceRows, objective: ObjectiveConfig, megabytes: float
+    scores: PieceScores,
+    rows: PieceRows,
+    objective: ObjectiveConfig,
+    megabytes: float,
+    names: Sequence[str] = ("ce", "kd"),
 ) -> dict[str, Tensor]:
     """The hard and the soft loss of an attention decoder by name, "ce" and "kd", summed over positions.
 
     scores : of the whole grid, states (B, U + 1, D)     megabytes : of the largest tensor of logits
-    Each loss appears where `objective` weighs it, and the soft one where there is a teacher. Where
-    several slices are needed, the backward pass projects each again instead of keeping it.
+    Each loss that `names` asks for appears where `objective` weighs it, and the soft one where there is a
+    teacher. Where several slices are needed, the backward pass projects each again instead of keeping it.
     """
     is_weighed = {"ce": objective.distillation_weight < 1, "kd": rows.top_indices is not None}
-    wanted = [name for name, weighed in is_weighed.items() if weighed]
+    wanted = [name for name, weighed in is_weighed.items() if weighed and name in names]
+    if not wanted:
+        return {}
 
     def losses_of(states: Tensor, weight: Tensor, bias: Tensor, part: slice) -> Tensor:
         logits = PieceScores(states, weight, bias).logits().float()  # bfloat16 sums are not exact enough

@@ -31,14 +31,19 @@ class AttentionDecoder(nn.Module):
         self.norm = nn.LayerNorm(model_dim)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, piece_inputs: Tensor, hidden: Tensor, frame_lengths: Tensor) -> Tensor:
+    def forward(
+        self, piece_inputs: Tensor, hidden: Tensor, frame_lengths: Tensor, windows: Tensor | None = None
+    ) -> Tensor:
         """States (B, U + 1, D) whose projection scores the piece that follows each input.
 
         piece_inputs : int64 (B, U + 1)     hidden : (B, T', D)     frame_lengths : int64 (B,)
+        windows : bool (B, U + 1, T'), True where a token may attend, one frame at least; None: anywhere
         """
-        num_frames = hidden.shape[1]
-        heard = torch.arange(num_frames, device=hidden.device) < frame_lengths.unsqueeze(1)
-        mask = None if bool(heard.all()) else heard[:, None, None, :]
+        if windows is not None:
+            mask: Tensor | None = windows.unsqueeze(1)
+        else:
+            heard = torch.arange(hidden.shape[1], device=hidden.device) < frame_lengths.unsqueeze(1)
+            mask = None if bool(heard.all()) else heard[:, None, None, :]
         x = self.embedding(piece_inputs) * self.scale
         x = self.dropout(x + _sinusoids(piece_inputs.shape[1], x))
         for block in self.blocks:
@@ -53,12 +58,16 @@ class AttentionDecoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to the encoder, feed-forward; a residual around each."""
+    """Causal self-attention if wanted, attention to the encoder, feed-forward; a residual around each."""
 
     def __init__(self, config: DecoderConfig, model_dim: int) -> None:
         super().__init__()
-        self.norm_self, self.norm_cross = nn.LayerNorm(model_dim), nn.LayerNorm(model_dim)
-        self.self_attention = Attention(model_dim, config.num_heads)
+        self.attends_to_itself = config.self_attention
+        if config.self_attention:
+            self.norm_self = nn.LayerNorm(model_dim)
+        self.norm_cross = nn.LayerNorm(model_dim)
+        if config.self_attention:
+            self.self_attention = Attention(model_dim, config.num_heads)
         self.cross_attention = Attention(model_dim, config.num_heads)
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(model_dim),
@@ -69,9 +78,10 @@ class DecoderBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, hidden: Tensor, heard: Tensor | None) -> Tensor:
-        """(B, U + 1, D) to (B, U + 1, D); `heard` is True on real frames, (B, 1, 1, T')."""
-        own = self.norm_self(x)
-        x = x + self.dropout(self.self_attention(own, own, None, causal=True))
+        """(B, U + 1, D) to (B, U + 1, D); `heard` is True where to attend, (B, 1, 1 or U + 1, T')."""
+        if self.attends_to_itself:
+            own = self.norm_self(x)
+            x = x + self.dropout(self.self_attention(own, own, None, causal=True))
         x = x + self.dropout(self.cross_attention(self.norm_cross(x), hidden, heard))
         added: Tensor = x + self.dropout(self.feed_forward(x))
         return added

@@ -36,6 +36,7 @@ class LogMel(nn.Module):
             win_length=self.window_samples,
             hop_length=self.hop_samples,
             f_min=20.0,
+            f_max=config.highest_hz or None,
             n_mels=config.mel_bins,
             center=False,
         )

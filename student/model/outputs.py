@@ -45,8 +45,13 @@ class StudentOutput(NamedTuple):
     piece_scores : what the decoders say of the teacher's pieces, before the projection; empty where no
         piece inputs were given
     frame_lengths : int64 (B,), frames of 40 ms
+    teacher_scores : the same of the decoders that learn the teacher's distributions; those of
+        `piece_scores` unless decoder.separate
+    hidden : (B, T', D), what heads and decoders hear
     """
 
     ctc_logits: dict[int, Tensor]
     piece_scores: dict[int, PieceScores]
     frame_lengths: Tensor
+    teacher_scores: dict[int, PieceScores]
+    hidden: dict[int, Tensor]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,10 @@ from student.model.attention_decoder import AttentionDecoder
 from student.model.conformer import Conformer, EncoderOutput
 from student.model.features import LogMel
 from student.model.outputs import PieceScores, StudentOutput
+
+# Final layer's CTC logits (B, T', num_units) and frame lengths to bool (B, U + 1, T'): where tokens attend
+Windows = Callable[[Tensor, Tensor], Tensor]
+HARD, SOFT = "hard", "soft"  # who learns the transcript, and who the teacher
 
 
 class Bert2CTC(nn.Module):
@@ -31,8 +37,8 @@ class Bert2CTC(nn.Module):
         self.condition = nn.Linear(num_units, width) if config.conformer.self_conditioning else None
         self.decoders = nn.ModuleDict()
         if num_pieces is not None and config.objective.uses_branch:
-            names = ["shared"] if config.decoder.shared else [str(layer) for layer in self.decoded_layers]
-            self.decoders.update({name: _decoder(config, num_pieces) for name in names})
+            names = [self._decoder_name(layer, role) for layer in self.decoded_layers for role in self.roles]
+            self.decoders.update({name: _decoder(config, num_pieces) for name in dict.fromkeys(names)})
 
     @property
     def ctc_layers(self) -> tuple[int, ...]:
@@ -46,18 +52,41 @@ class Bert2CTC(nn.Module):
         taps = self.config.conformer.taps if self.config.objective.branch_on_taps else ()
         return (*taps, self.config.conformer.num_layers)
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The decoders that hear each layer: one for both tasks, or one each where both are weighed."""
+        weight = self.config.objective.distillation_weight
+        if not self.config.decoder.separate or weight in (0, 1):
+            return ("",)
+        return (HARD, SOFT)
+
     def forward(
-        self, features: Tensor, frame_lengths: Tensor, piece_inputs: Tensor | None = None
+        self,
+        features: Tensor,
+        frame_lengths: Tensor,
+        piece_inputs: Tensor | None = None,
+        windows: Windows | None = None,
     ) -> StudentOutput:
         """Logits of every trained layer for normalised log-mel features.
 
         features : float (B, T, mel_bins)     frame_lengths : int64 (B,), frames of 10 ms
         piece_inputs : int64 (B, U + 1), <eos> (as start) and the transcript's pieces; any valid id as padding
+        windows : where each token may attend; None: everywhere
         """
         encoded = self.encode(features, frame_lengths)
         ctc_logits = {layer: self.ctc_logits(encoded.hidden[layer]) for layer in self.ctc_layers}
-        piece_scores = {} if piece_inputs is None else self.decode(encoded, piece_inputs)
-        return StudentOutput(ctc_logits, piece_scores, encoded.frame_lengths)
+        scores: dict[str, dict[int, PieceScores]] = {}
+        if piece_inputs is not None:
+            final = ctc_logits[self.config.conformer.num_layers]
+            mask = None if windows is None else windows(final, encoded.frame_lengths)
+            scores = {role: self.decode(encoded, piece_inputs, mask, role) for role in self.roles}
+        return StudentOutput(
+            ctc_logits,
+            scores.get(self.roles[0], {}),
+            encoded.frame_lengths,
+            scores.get(self.roles[-1], {}),
+            encoded.hidden,
+        )
 
     def encode(self, features: Tensor, frame_lengths: Tensor) -> EncoderOutput:
         """Hidden states of the taps and the final layer, (B, T', model_dim) each."""
@@ -70,27 +99,37 @@ class Bert2CTC(nn.Module):
         logits: Tensor = self.ctc_head(hidden)
         return logits
 
-    def decode(self, encoded: EncoderOutput, piece_inputs: Tensor) -> dict[int, PieceScores]:
+    def decode(
+        self,
+        encoded: EncoderOutput,
+        piece_inputs: Tensor,
+        windows: Tensor | None = None,
+        role: str = "",
+        layers: tuple[int, ...] = (),
+    ) -> dict[int, PieceScores]:
         """What the decoders say by layer, states (B, U + 1, D), or (B, T', D) of an alignment head.
 
+        windows : bool (B, U + 1, T'), True where a token may attend     role : one of `roles`
+        layers : to decode, none means all
         A shared attention decoder runs once, over the layers stacked along the batch.
         """
         if not self.decoders:
             raise StudentError("this model has no decoders; train it with objective.ctc_weight below 1")
-        layers = self.decoded_layers
-        decoders = {layer: self._decoder_of(layer) for layer in layers}
+        layers = layers or self.decoded_layers
+        decoders = {layer: self._decoder_of(layer, role) for layer in layers}
         if self.config.objective.branch == "alignment":
             states = {layer: encoded.hidden[layer] for layer in layers}
         elif self.config.decoder.shared:
-            stacked = self.decoders["shared"](
+            stacked = decoders[layers[0]](
                 piece_inputs.repeat(len(layers), 1),
                 torch.cat([encoded.hidden[layer] for layer in layers]),
                 encoded.frame_lengths.repeat(len(layers)),
+                None if windows is None else windows.repeat(len(layers), 1, 1),
             )
             states = dict(zip(layers, stacked.chunk(len(layers)), strict=True))
         else:
             states = {
-                layer: decoder(piece_inputs, encoded.hidden[layer], encoded.frame_lengths)
+                layer: decoder(piece_inputs, encoded.hidden[layer], encoded.frame_lengths, windows)
                 for layer, decoder in decoders.items()
             }
         return {
@@ -98,8 +137,12 @@ class Bert2CTC(nn.Module):
             for layer, decoder in decoders.items()
         }
 
-    def _decoder_of(self, layer: int) -> AttentionDecoder | AlignmentHead:
-        decoder = self.decoders["shared" if self.config.decoder.shared else str(layer)]
+    def _decoder_name(self, layer: int, role: str) -> str:
+        name = "shared" if self.config.decoder.shared else str(layer)
+        return f"{name}_{role}" if role else name
+
+    def _decoder_of(self, layer: int, role: str) -> AttentionDecoder | AlignmentHead:
+        decoder = self.decoders[self._decoder_name(layer, role)]
         assert isinstance(decoder, AttentionDecoder | AlignmentHead)
         return decoder
 

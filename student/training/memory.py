@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from student.config import StudentConfig
 from student.data.dataset import SpeechBatch, SpeechDataset, load_batches
 from student.data.sampler import BatchSampler, Indices
 from student.errors import StudentError
+from student.loss.objective import Objective
 from student.training.device import describe_device
 
 _KEY = "trainer.micro_batch_seconds"
 _MEGABYTE = 1e6
-LossOf = Callable[[SpeechBatch, int], tuple[Tensor, dict[str, Tensor]]]  # of a batch and its utterances
+LossOf = Callable[[SpeechBatch, int], Objective]  # of a batch and its utterances
 
 
 def largest_batches(sampler: BatchSampler, epoch: int) -> list[Indices]:
@@ -54,7 +55,7 @@ def rehearse(model: nn.Module, heard: SpeechBatch, loss_of: LossOf) -> None:
     """
     room = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]
     try:
-        loss_of(heard, len(heard.indices))[0].backward()  # type: ignore[no-untyped-call]
+        loss_of(heard, len(heard.indices)).loss.backward()  # type: ignore[no-untyped-call]
     finally:
         del room
         model.zero_grad(set_to_none=True)

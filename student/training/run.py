@@ -17,7 +17,7 @@ from student.data.dataset import SpeechBatch, load_batches, sampled_waveforms
 from student.data.sampler import BatchSampler, Step
 from student.data.training_data import TrainingData, TrainingJob
 from student.errors import StudentError
-from student.loss.objective import compute_objective, objective_weights
+from student.loss.objective import Objective, combine, compute_objective, objective_weights
 from student.model.dropout import dropout_seed
 from student.model.student_model import Bert2CTC, inference_state
 from student.signals import StopRequest, TrainingInterrupted
@@ -26,6 +26,8 @@ from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device
 from student.training.distributed import ALONE, Ranks
 from student.training.fine_tuning import begin_from
+from student.training.gradient_shares import figures as gradient_figures
+from student.training.gradient_shares import gradient_products, product_names, scale_for
 from student.training.log import RunLog
 from student.training.memory import memory_advice, probe_memory
 from student.training.optimiser import build_optimiser, learning_rate
@@ -88,7 +90,10 @@ class Run:
         self.scaler = GradScaler(self.device.type, enabled=is_scaled)
         if checkpoint is not None:
             self._restore(checkpoint)
-        self._summed = ["loss", *objective_weights(job.config), "heard_samples"]
+        self._weights = objective_weights(job.config)
+        self._summed = ["loss", *self._weights, "unaligned", "heard_samples"]
+        self._heard_layers = (*job.config.conformer.taps, job.config.conformer.num_layers)
+        self._products = product_names(self._heard_layers)
         padding, speech = self.sampler.padding_fraction(), data.train.speech
         self.log.say(introduction(self.device, self.precision, self.model, speech, padding))
         if trainer.compile:
@@ -114,7 +119,7 @@ class Run:
         """Steps from the run's position on and the batches that they take, once the largest have fitted."""
         speech = self.data.train.speech
         if self.device.type == "cuda":  # a CPU pages to disk before it refuses
-            probe_memory(self.model, self.sampler, self.epoch, speech, self.config, self._loss)
+            probe_memory(self.model, self.sampler, self.epoch, speech, self.config, self._objective)
         keys = (
             [(step.epoch, int(index)) for index in batch]
             for step in self.sampler.steps(self.epoch, self.step_in_epoch)
@@ -135,7 +140,9 @@ class Run:
         self.evaluated_step = self.step
         if self.data.dev is None or not self.ranks.is_first:
             return
-        figures = dev_figures(self.model, self.data.dev, self.data.units, self.config, self.precision.dtype)
+        figures = dev_figures(
+            self.model, self.data.dev, self.data.units, self.config, self.precision.dtype, self._is_aligned
+        )
         self.log.figures(self.step, "dev", figures)
         shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.log.say(f"step {self.step} dev: {shown}")
@@ -202,6 +209,8 @@ class Run:
         torch.manual_seed(dropout_seed(trainer.seed, self.step, self.ranks.rank))
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
+        products: dict[str, Tensor] = {}
+        measures = self._measures_gradients()
         heard_samples = waited = 0.0
         for _ in step.share(self.ranks.rank, self.ranks.world):
             asked = time.monotonic()
@@ -209,16 +218,23 @@ class Run:
             waited += time.monotonic() - asked
             heard_samples += float(heard.sample_lengths.sum())
             with memory_advice(heard, self.config, self.device):
-                loss, terms = self._loss(heard, step.num_utterances)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            for name, term in (("loss", loss), *terms.items()):
-                sums[name] = sums.get(name, 0) + term.detach()
+                objective = self._objective(heard, step.num_utterances)
+                if measures:
+                    _add(products, gradient_products(objective.terms, self._weights, objective.output.hidden))
+                self.scaler.scale(objective.loss).backward()  # type: ignore[no-untyped-call]
+            # as weighed by the config, whatever the branch is scaled to: comparable from step to step
+            loss = combine(objective.terms, self._weights)
+            _add(sums, {"loss": loss, **objective.terms, "unaligned": objective.unaligned})
         self.ranks.sum_gradients(self.model)
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
         mine = {name: float(value) for name, value in sums.items()} | {"heard_samples": heard_samples}
         figures = self.ranks.sum_figures(mine, self._summed)
         heard_samples = figures.pop("heard_samples")
+        if self.config.decoder.attention == "free":
+            del figures["unaligned"]
+        if measures:
+            self._learn_shares({name: float(value) for name, value in products.items()})
         figures["gradient_norm"] = float(norm)
         rate, audio_seconds = learning_rate(self.step + 1, trainer), heard_samples / self._sample_rate_hz
         watch = LossWatch(trainer.explosion_ratio, self.totals)
@@ -252,12 +268,35 @@ class Run:
             return progress("training", total=left, unit="steps")
         return nullcontext(lambda amount=1, note="": None)
 
-    def _loss(self, heard: SpeechBatch, num_utterances: int) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = self.data.train.training_batch(heard, self.model.features, self.device)
+    def _objective(self, heard: SpeechBatch, num_utterances: int) -> Objective:
+        batch = self.data.train.training_batch(heard, self.model.features, self.device, self._is_aligned)
         with torch.autocast(
             self.device.type, self.precision.dtype, enabled=self.precision.dtype != torch.float32
         ):
-            return compute_objective(self.model, batch, self.config, num_utterances)
+            return compute_objective(self.model, batch, self.config, num_utterances, self.branch_scale)
+
+    @property
+    def branch_scale(self) -> float:
+        """What the branch's weights are multiplied by now; 1 until its gradient has been measured."""
+        return self.totals.get("branch_scale", 1.0)
+
+    @property
+    def _is_aligned(self) -> bool:
+        return self.step >= self.config.decoder.aligned_from_step
+
+    def _measures_gradients(self) -> bool:
+        """In the first step that has a branch, and then as often as the config says."""
+        every = self.config.objective.share_every_steps
+        return bool(every) and self.config.objective.uses_branch and self.step % every == 0
+
+    def _learn_shares(self, products: dict[str, float]) -> None:
+        """Log what the parts' gradients are at the taps, and set the branch's scale by them."""
+        products = self.ranks.sum_figures(products, self._products)
+        layers, share = self._heard_layers, self.config.objective.branch_share
+        self.log.figures(self.step + 1, "gradient", gradient_figures(products, layers, self.branch_scale))
+        scale = scale_for(share, products, layers) if share else None
+        if scale is not None:
+            self.totals["branch_scale"] = scale
 
     @property
     def _sample_rate_hz(self) -> int:
@@ -338,3 +377,8 @@ class Run:
         if checkpoint.loss_scale:
             self.scaler.load_state_dict(dict(checkpoint.loss_scale))
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")
+
+
+def _add(sums: dict[str, Tensor], added: dict[str, Tensor]) -> None:
+    for name, value in added.items():
+        sums[name] = sums.get(name, 0) + value.detach()

@@ -60,8 +60,13 @@ class TokenTable:
 
 
 def tokenise(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> TokenTable:
-    """The sentences in order, but for those of more than max_tokens tokens, special pieces included."""
+    """The sentences in order, but for those of more than max_tokens tokens, special pieces included.
+
+    A tokenizer.json may order padding or cutting to a fixed length (sentence encoders' do): not here.
+    """
     parts: list[np.ndarray] = []
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     for first in range(0, len(sentences), SENTENCES_PER_CALL):
         chunk = list(sentences[first : first + SENTENCES_PER_CALL])
         encodings = tokenizer.backend_tokenizer.encode_batch_fast(chunk)

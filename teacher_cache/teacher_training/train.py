@@ -152,6 +152,7 @@ def _model(config: TeacherTrainingConfig, base: Path | None, tokenizer: Any, att
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
+        dtype=torch.float32,  # whatever the file holds: half-precision weights swallow small updates
         attn_implementation=attention,
     )
     for module in model.modules():
