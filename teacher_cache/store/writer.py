@@ -126,24 +126,7 @@ def publish(building: Path, root: Path, manifest: Manifest) -> Path:
         shutil.rmtree(building)
         return target
     arrays = CacheArrays(building)
-    receipts = read_receipts(building)
-    if arrays.layout != manifest.layout:
-        raise CacheError(
-            f"{building}: built as {arrays.layout}, manifest says {manifest.layout}; remove the build with "
-            "`bert2ctc cache gc --yes` and build again"
-        )
-    missing = [shard for shard in range(arrays.layout.num_shards) if shard not in receipts]
-    if missing:
-        raise CacheError(
-            f"{building}: {len(missing)} of {arrays.layout.num_shards} shards lack a receipt (shard "
-            f"{missing[0]} first); rerun `bert2ctc cache build` to finish it"
-        )
-    for shard, receipt in receipts.items():
-        fault = shard_fault(arrays, receipt)
-        if fault:
-            raise CacheError(
-                f"{building}: {fault}; delete receipts/{shard}.json and rerun `bert2ctc cache build`"
-            )
+    receipts = _whole_receipts(arrays, manifest)
     digests = arrays.read("passage/digest")
     found = fingerprint(manifest.recipe, digests)
     if found != manifest.fingerprint:
@@ -164,6 +147,29 @@ def publish(building: Path, root: Path, manifest: Manifest) -> Path:
     _flush_folder(building)
     _rename(building, target)
     return target
+
+
+def _whole_receipts(arrays: CacheArrays, manifest: Manifest) -> dict[int, Receipt]:
+    """The receipts of every shard of a build; CacheError where one is missing or its rows are others."""
+    building, receipts = arrays.path, read_receipts(arrays.path)
+    if arrays.layout != manifest.layout:
+        raise CacheError(
+            f"{building}: built as {arrays.layout}, manifest says {manifest.layout}; remove the build with "
+            "`bert2ctc cache gc --yes` and build again"
+        )
+    missing = [shard for shard in range(arrays.layout.num_shards) if shard not in receipts]
+    if missing:
+        raise CacheError(
+            f"{building}: {len(missing)} of {arrays.layout.num_shards} shards lack a receipt (shard "
+            f"{missing[0]} first); rerun `bert2ctc cache build` to finish it"
+        )
+    for shard, receipt in receipts.items():
+        fault = shard_fault(arrays, receipt)
+        if fault:
+            raise CacheError(
+                f"{building}: {fault}; delete receipts/{shard}.json and rerun `bert2ctc cache build`"
+            )
+    return receipts
 
 
 def publish_as_it_is(folder: Path, target: Path) -> None:
