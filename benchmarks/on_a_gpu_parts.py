@@ -54,14 +54,14 @@ def run_side_by_side(
     began, processes, parts = time.time(), {}, {}
     for name, command in commands.items():
         say(f"{name} begins")
-        log = (LOGS / f"{name}.log").open("wb")
-        processes[name] = subprocess.Popen(
-            list(command),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # so that it can be ended with all that it started
-        )
+        with (LOGS / f"{name}.log").open("wb") as log:
+            processes[name] = subprocess.Popen(
+                list(command),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # so that it can be ended with all that it started
+            )
         _RUNNING[processes[name].pid] = name
     told: dict[str, float] = {}
     while len(parts) < len(processes):

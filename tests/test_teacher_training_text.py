@@ -116,6 +116,17 @@ def test_a_small_sample_is_the_beginning_of_a_large_one_and_knows_no_file_order(
     assert small != other
 
 
+def test_several_processes_draw_and_count_what_one_does(tmp_path: Path) -> None:
+    text = sentences(9000, seed=6)
+    (tmp_path / "text.txt").write_text("\n".join([*text, "17 ships"]) + "\n")
+    alone, together = (
+        sample_sentences([tmp_path / "text.txt"], rules(), text[:40], 5000, seed=1, workers=workers)
+        for workers in (1, 2)
+    )
+    assert together == alone
+    assert len(alone[0]) == 5000 and alone[1].overlapping >= 40 and alone[1].unspeakable == 1
+
+
 @pytest.mark.parametrize("suffix", ["txt", "xz", "gz"])
 def test_compressed_text_reads_like_plain_text(tmp_path: Path, suffix: str) -> None:
     content = ("the sea\na ship\n" * 3000).encode()

@@ -8,9 +8,10 @@ import pytest
 import torch
 from test_loss_objective import batch_of, config, model_of
 
-from student.loss.objective import compute_objective
+from student.loss.objective import compute_objective, objective_weights
 from student.training import compilation
 from student.training.compilation import compile_blocks, compile_or_say_why_not, has_compiler
+from student.training.gradient_shares import gradient_products
 
 
 @pytest.mark.slow
@@ -26,7 +27,9 @@ def test_compiled_blocks_give_the_loss_and_gradients_of_eager_ones_for_every_sha
         batch = batch_of(settings, rows)
         for model in (eager, compiled):
             model.zero_grad()
-            compute_objective(model, batch, settings, 3.0).loss.backward()
+            objective = compute_objective(model, batch, settings, 3.0)
+            gradient_products(objective.terms, objective_weights(settings), objective.output.hidden)
+            objective.loss.backward()
         for one, other in zip(eager.parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8  # not one for each shape and layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Labels:
     """The teacher's labels of one split, read in the training process: one copy serves all data workers.
 
     digests : of the split's utterances, in their order     unit_pieces : the CTC units' pieces by id
+    spans : of utterances that were asked for before; they never change
     """
 
     reader: TeacherCacheReader
@@ -64,6 +65,7 @@ class Labels:
     decoder: DecoderConfig
     digests: Sequence[bytes]
     unit_pieces: Sequence[str]
+    spans: dict[int, np.ndarray | None] = field(default_factory=dict)
 
     def batch(self, speech: SpeechDataset, indices: Sequence[int], epoch: int) -> DecoderBatch:
         """Decoder inputs, targets and teacher of these utterances, with what decoders may read and hear.
@@ -91,12 +93,14 @@ class Labels:
         return self.vocabulary.batch(targets, self.objective, hidden, spans)
 
     def _unit_spans(self, target: TeacherTargets, speech: SpeechDataset, index: int) -> np.ndarray | None:
-        return unit_spans(
-            [self.reader.vocabulary[piece] for piece in target.gold_ids],
-            [self.unit_pieces[unit] for unit in speech.unit_ids[index]],
-            speech.utterances[index].text,
-            whole_words=self.decoder.window_unit == "word",
-        )
+        if index not in self.spans:
+            self.spans[index] = unit_spans(
+                [self.reader.vocabulary[piece] for piece in target.gold_ids],
+                [self.unit_pieces[unit] for unit in speech.unit_ids[index]],
+                speech.utterances[index].text,
+                whole_words=self.decoder.window_unit == "word",
+            )
+        return self.spans[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,7 @@ def load_training_data(job: TrainingJob, pieces: Sequence[int] | None, say: Say)
         _refuse_what_cannot_be_aligned(train, labels, job.config)
     dev_split = None
     if dev is not None:
-        dev_split = Split(dev, replace(labels, digests=dev_digests))
+        dev_split = Split(dev, replace(labels, digests=dev_digests, spans={}))
         absent = sum(digest not in reader for digest in dev_digests)
         if absent:
             say(f"the cache lacks {absent} of {len(dev_digests)} dev utterances: no decoder figures on dev")

@@ -7,6 +7,7 @@ import shutil
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch_config
 
 from student.model.attention_decoder import DecoderBlock
 from student.model.conformer import ConformerBlock
@@ -31,8 +32,9 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     """Compile the Conformer's and the decoders' blocks in place; how many there were.
 
     The state's names stay as they are. Batch size and length are symbols of the graph: new shapes compile
-    nothing.
+    nothing. No backward pass may give its inputs' memory away: a step that measures gradients runs it twice.
     """
+    functorch_config.donated_buffer = False
     blocks = [block for block in model.modules() if isinstance(block, ConformerBlock | DecoderBlock)]
     for block in blocks:
         block.compile(dynamic=True, backend=backend)

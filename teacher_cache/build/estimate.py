@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from teacher_cache.build.request import BuildJob, BuildRequest, Say, num_cores
+from teacher_cache.build.request import BuildJob, BuildRequest, Say
 from teacher_cache.build.reuse import find_reusable
+from teacher_cache.common.cores import num_cores
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage
 from teacher_cache.store.layout import array_specs

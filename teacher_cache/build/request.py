@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ import torch
 from teacher_cache.build.plan import BuildPlan, Corpus, choose_rows_per_shard
 from teacher_cache.build.reuse import ReusablePassages
 from teacher_cache.build.shard import ShardTask
+from teacher_cache.common.cores import num_cores
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import TranscriptEntry
@@ -63,11 +63,6 @@ class BuildRequest:
         if self.device.startswith("cuda"):
             return max(torch.cuda.device_count(), 1)
         return max(num_cores() // self.build_config.threads_per_worker, 1)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

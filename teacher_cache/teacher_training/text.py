@@ -6,8 +6,11 @@ import gzip
 import hashlib
 import lzma
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO
 
@@ -129,31 +132,86 @@ class TranscriptOverlap:
 
 
 def sample_sentences(
-    paths: Sequence[Path], rules: SentenceRules, transcripts: Iterable[str], limit: int, seed: int
+    paths: Sequence[Path],
+    rules: SentenceRules,
+    transcripts: Iterable[str],
+    limit: int,
+    seed: int,
+    workers: int = 1,
 ) -> tuple[list[str], SentenceCounts]:
     """At most `limit` sentences drawn evenly from the whole text, in the order of a seeded hash.
 
     Equal sentences have equal hashes: they are drawn, and later held out, together. Only about
     1.5 x limit sentences are in memory at a time. Raises CacheError for text that cannot be read.
+    workers : processes that cut the text; how many changes nothing else
     """
-    overlap = TranscriptOverlap(transcripts, rules.overlap_words)
+    cutter = _Cutter(rules, TranscriptOverlap(transcripts, rules.overlap_words), seed)
     counts = SentenceCounts()
     sample: list[tuple[bytes, str]] = []
     ceiling = b"\xff" * 9  # above every hash until the sample is full
-    for paragraphs in _paragraph_batches(paths):
-        cut = [piece for paragraph in paragraphs for piece in cut_paragraph(paragraph, rules, counts)]
-        is_left_out = overlap.overlaps(cut)
-        counts.overlapping += int(is_left_out.sum())
-        counts.kept += len(cut) - int(is_left_out.sum())
-        for sentence, left_out in zip(cut, is_left_out, strict=True):
-            if not left_out and (key := sentence_hash(sentence, seed)) < ceiling:
-                sample.append((key, sentence))
+    for found, own in _each_cut(cutter, _paragraph_batches(paths), workers):
+        counts.kept += own.kept
+        counts.unspeakable += own.unspeakable
+        counts.overlapping += own.overlapping
+        sample += [entry for entry in found if entry[0] < ceiling]
         if len(sample) > limit + limit // 2:
             sample.sort()
             del sample[limit:]
             ceiling = sample[-1][0]
     sample.sort()
     return [sentence for _, sentence in sample[:limit]], counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Cutter:
+    """Paragraphs to the sentences that may be drawn, with their hashes; what a process is given."""
+
+    rules: SentenceRules
+    overlap: TranscriptOverlap
+    seed: int
+
+    def __call__(self, paragraphs: Sequence[str]) -> tuple[list[tuple[bytes, str]], SentenceCounts]:
+        counts = SentenceCounts()
+        cut = [piece for paragraph in paragraphs for piece in cut_paragraph(paragraph, self.rules, counts)]
+        is_left_out = self.overlap.overlaps(cut)
+        counts.overlapping = int(is_left_out.sum())
+        counts.kept = len(cut) - counts.overlapping
+        return [
+            (sentence_hash(sentence, self.seed), sentence)
+            for sentence, left_out in zip(cut, is_left_out, strict=True)
+            if not left_out
+        ], counts
+
+
+_process_cutter: _Cutter | None = None  # of a process that cuts: sent once, not with every batch
+
+
+def _become(cutter: _Cutter) -> None:
+    global _process_cutter
+    _process_cutter = cutter
+
+
+def _cut_here(paragraphs: Sequence[str]) -> tuple[list[tuple[bytes, str]], SentenceCounts]:
+    assert _process_cutter is not None
+    return _process_cutter(paragraphs)
+
+
+def _each_cut(
+    cutter: _Cutter, batches: Iterable[list[str]], workers: int
+) -> Iterator[tuple[list[tuple[bytes, str]], SentenceCounts]]:
+    """What the cutter makes of each batch, in order; few batches wait at a time, however long the text is."""
+    if workers < 2:
+        yield from map(cutter, batches)
+        return
+    context = get_context("forkserver")  # this process may hold threads and a GPU by now
+    with ProcessPoolExecutor(workers, context, initializer=_become, initargs=(cutter,)) as pool:
+        waiting: deque[Future[tuple[list[tuple[bytes, str]], SentenceCounts]]] = deque()
+        for batch in batches:
+            waiting.append(pool.submit(_cut_here, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def sentence_hash(sentence: str, seed: int, purpose: bytes = b"sample") -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from teacher_cache.common.cores import num_cores
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher_training.request import HELD_OUT_SENTENCES, TeacherTrainingRequest
@@ -77,6 +78,9 @@ def tokenise(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> Token
     return TokenTable(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
+MUCH_TEXT_BYTES = 8_000_000  # as it lies on the disk: below, processes take longer to start than to cut
+
+
 @dataclass(frozen=True, slots=True)
 class Material:
     """A tokenizer and the tokens of three sets of sentences that share none.
@@ -123,7 +127,11 @@ def _prepare(request: TeacherTrainingRequest, base: Path | None, folder: Path) -
     # Enough to train on without repeats, and to hold enough out.
     num_trained = math.ceil(config.max_steps * config.batch_size / (1 - config.held_out_fraction))
     limit = max(num_trained, math.ceil(HELD_OUT_SENTENCES / config.held_out_fraction))
-    sample, counts = sample_sentences(request.text_paths, rules, request.transcripts, limit, config.seed)
+    text_bytes = sum(path.stat().st_size for path in request.text_paths if path.is_file())
+    workers = num_cores() if text_bytes > MUCH_TEXT_BYTES else 1
+    sample, counts = sample_sentences(
+        request.text_paths, rules, request.transcripts, limit, config.seed, workers
+    )
     chosen: dict[str, list[str]] = {"training": [], "held_out": [], "transcripts": _some_transcripts(request)}
     for sentence in sample:
         held_out = is_held_out(sentence, config.held_out_fraction, config.seed)

@@ -1,0 +1,97 @@
+"""The long run on a lent GPU, as far as a CPU can tell: it cannot be tried twice."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.config import load_config
+from student.data.dataset import read_audio
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A work folder of its own for modules that learn of theirs when they are imported."""
+    monkeypatch.setenv("WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    names = ("on_a_gpu", "on_a_gpu_parts", "on_a_gpu_student")
+    yield tmp_path / "work"
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def test_every_student_of_the_run_has_a_config_and_branches_share_the_bases_encoder() -> None:
+    students = tomllib.loads((BENCHMARKS / "on_a_gpu_students.toml").read_text(encoding="utf-8"))["students"]
+    configs = {
+        name: load_config(
+            str(BENCHMARKS / "on_a_gpu.toml"), [f"{key}={json.dumps(value)}" for key, value in own.items()]
+        )
+        for name, own in students.items()
+    }
+    assert list(configs)[0] == "base" and not configs["base"].student.objective.uses_branch
+    assert len({config.student.conformer for config in configs.values()}) == 1
+    assert len({config.student.features for config in configs.values()}) == 1
+
+
+def test_a_part_that_fails_or_never_ends_stops_no_other(work: Path) -> None:
+    parts = module("on_a_gpu_parts")
+    ended: list[str] = []
+    done = parts.run_side_by_side(
+        {
+            "good": [sys.executable, "-c", "print('{\"rows\": 3}')"],
+            "bad": [sys.executable, "-c", "raise SystemExit(7)"],
+            "endless": [sys.executable, "-c", "import time; time.sleep(60)"],
+        },
+        limit=2.0,
+        ended=ended.append,
+    )
+    assert {name: part.code for name, part in done.items()} == {"good": 0, "bad": 7, "endless": 124}
+    assert sorted(ended) == ["bad", "endless", "good"]
+    assert parts.json_of("good") == {"rows": 3} and parts.json_of("bad") == {}
+    (work.parent / "out").mkdir()
+    parts.summarise()
+    assert "endless" in (work.parent / "out" / "logs.txt").read_text()
+
+
+def test_speech_that_is_received_is_heard_as_it_was_sent(work: Path, tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.4, 16_000).astype(np.float32).clip(-1, 1)
+    sent = io.BytesIO()
+    soundfile.write(sent, samples, 16_000, format="OGG", subtype="OPUS")
+    (tmp_path / "a.opus").write_bytes(sent.getvalue())
+    assert module("on_a_gpu")._store(("speech/a.opus", sent.getvalue())) == pytest.approx(1.0)
+    received = read_audio(work / "data/speech/a.wav", 16_000)
+    np.testing.assert_array_equal(received, read_audio(tmp_path / "a.opus", 16_000))
+
+
+def test_a_meeting_hears_everybody_but_those_who_left(work: Path) -> None:
+    meeting = module("on_a_gpu_student").Meeting
+    work.mkdir()
+    (work / "third.gone").touch()
+    heard: list[list[float]] = []
+    threads = [
+        threading.Thread(target=lambda n=n: heard.append(sorted(meeting(work, f"s{n}", 3).all_say("ms", n))))
+        for n in (1.0, 2.0)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert heard == [[1.0, 2.0]] * 2
