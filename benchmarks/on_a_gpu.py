@@ -36,6 +36,7 @@ CONFIG, STUDENTS = HERE / "on_a_gpu.toml", HERE / "on_a_gpu_students.toml"
 DATA, RUNS, BASE_MODEL = WORK / "data", WORK / "runs", WORK / "base-model"
 TEACHER = ["--set", f"teacher.model={BASE_MODEL}"]
 RECEIVED = WORK / "received.json"
+COMPILED, WORTHWHILE = WORK / "compiled_steps.json", 0.8  # of an eager step's time
 EVALUATION_SECONDS = 120.0
 SMOKE_SECONDS, LEAST_SECONDS = 110.0, 25.0
 STARTING_SECONDS = 150.0  # of a student before its first real step, and after its last
@@ -176,11 +177,31 @@ def teacher(overrides: Sequence[str], limit: float) -> None:
     run_part("cache", cli("cache", "build", str(CONFIG), *settings, "--json"), limit)
 
 
+def compiling(limit: float) -> None:
+    """Whether compiled blocks pay here, and their kernels in PyTorch's cache for the students to come."""
+    members = [argument for name in ("ctc", "windowed_kd") for argument in ("--member", name)]
+    script = [sys.executable, "benchmarks/compiled_steps.py", "--config", str(CONFIG), *TEACHER]
+    run_part("compiled_steps", [*script, *members, "--json", str(COMPILED)], limit)
+
+
+def _compile_option() -> list[str]:
+    """What is to be set where compiled steps were seen to be faster, and nothing elsewhere."""
+    if not COMPILED.is_file():
+        return []
+    shutil.copy(COMPILED, OUT)
+    times = json.loads(COMPILED.read_text())["milliseconds"].values()
+    pays = len(times) == 2 and all(own["compiled"] < WORTHWHILE * own["eager"] for own in times)
+    say(f"compiled steps {'pay' if pays else 'do not pay'}: {COMPILED.read_text()}")
+    return ["trainer.compile=true"] if pays else []
+
+
 def students(options: argparse.Namespace) -> None:
     """The base, then its branches side by side, then error rates of all on every split of the table."""
     table = _students()
     base, branches = RUNS / "base", {name: own for name, own in table.items() if name != "base"}
-    common = [*TEACHER, *_sets(options.overrides)]
+    if (LOGS / "compiled_steps.log").is_file():
+        _wait_for("compiled_steps", options.patience)
+    common = [*TEACHER, *_sets([*_compile_option(), *options.overrides])]
     command = _student("base", base, table["base"], common, options.base_seconds, 1, options)
     run_side_by_side({"base": command}, options.base_seconds + STARTING_SECONDS)
     _wait_for("cache", options.patience)
@@ -337,9 +358,10 @@ def main() -> None:
         look.add_argument("--quick", action="store_true", help="on a CPU, as a rehearsal")
     for look in looks[:2]:
         look.add_argument("--seconds", type=float, default=210.0, help="for all of it")
-    background = commands.add_parser("teacher")
-    background.add_argument("--wait", action="store_true", help="in the foreground")
-    background.add_argument("--limit", type=float, default=300.0, help="seconds of each of its two parts")
+    background, compiler = commands.add_parser("teacher"), commands.add_parser("compile")
+    for command in (background, compiler):
+        command.add_argument("--wait", action="store_true", help="in the foreground")
+        command.add_argument("--limit", type=float, default=300.0, help="seconds of each of its parts")
     training = commands.add_parser("students")
     training.add_argument("--base-seconds", type=float, default=170.0)
     training.add_argument("--branch-seconds", type=float, default=130.0)
@@ -355,7 +377,7 @@ def main() -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     if options.command == "receive":
         receive(options.folder)
-    elif options.command == "teacher" and not options.wait:
+    elif options.command in ("teacher", "compile") and not options.wait:
         arguments = [sys.executable, __file__, *sys.argv[1:], "--wait"]
         with (LOGS / "background.log").open("ab") as log:
             subprocess.Popen(
@@ -363,6 +385,8 @@ def main() -> None:
             )
     elif options.command == "teacher":
         teacher(options.overrides, options.limit)
+    elif options.command == "compile":
+        compiling(options.limit)
     elif options.command == "students":
         prepare()
         students(options)

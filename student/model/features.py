@@ -75,8 +75,9 @@ class LogMel(nn.Module):
         count = torch.zeros((), dtype=torch.float64)
         total, squares = (torch.zeros(self.config.mel_bins, dtype=torch.float64) for _ in range(2))
         for waveforms, sample_lengths in batches:
-            energies, frame_lengths = self.log_energies(waveforms, sample_lengths)
-            frames = torch.arange(energies.shape[1], device=energies.device)
+            device = self.mean.device
+            energies, frame_lengths = self.log_energies(waveforms.to(device), sample_lengths.to(device))
+            frames = torch.arange(energies.shape[1], device=device)
             real = energies[frames < frame_lengths.unsqueeze(1)].double().cpu()
             count += real.shape[0]
             total += real.sum(0)

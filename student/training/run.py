@@ -82,7 +82,7 @@ class Run:
         if checkpoint is None and trainer.initial_checkpoint:
             begin_from(Path(trainer.initial_checkpoint), self.model, job.config, data, log.say)
         elif checkpoint is None:
-            self.model.features.fit(sampled_waveforms(data.train.speech, trainer.seed))
+            self.model.features.to(self.device).fit(sampled_waveforms(data.train.speech, trainer.seed))
         self.model.to(self.device)
         ranks.share_weights(self.model)
         self.optimiser = build_optimiser(self.model, trainer)

@@ -1,0 +1,122 @@
+"""Does `trainer.compile` pay for a config's student here? Milliseconds of a step, eager and compiled.
+
+    python benchmarks/compiled_steps.py --config librispeech-100 --member ctc --member interaed_kd --json FILE
+
+The host launches a small model's kernels more slowly than a GPU runs them; compiled blocks launch fewer.
+What is compiled stays in PyTorch's own cache on this machine: the next process begins within seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from train_step_work import make_batches, optimiser_step, synchronise
+
+from pipeline.config import load_config
+from student.config import StudentConfig
+from student.data.batch import TrainingBatch
+from student.loss.objective import compute_objective
+from student.model.student_model import Bert2CTC
+from student.training.compilation import compile_or_say_why_not
+from student.training.device import choose_device, choose_precision, describe_device
+
+NUM_UNITS, NUM_PIECES, WARM_UP_STEPS = 33, 5000, 5
+MEMBERS = {
+    "ctc": ["objective.ctc_weight=1.0", "objective.distillation_weight=0.0"],
+    "interaed_kd": [],
+    "windowed_kd": ["decoder.history=none", "decoder.attention=aligned"],
+}
+
+
+def with_windows(batch: TrainingBatch) -> TrainingBatch:
+    """The batch with a unit for each token."""
+    assert batch.decoder is not None
+    num_utterances, num_tokens = batch.decoder.piece_inputs.shape
+    start = torch.arange(num_tokens, device=batch.features.device).expand(num_utterances, num_tokens)
+    start = torch.minimum(start, (batch.unit_lengths - 1).unsqueeze(1))
+    spans = torch.stack([start, start + 1], dim=2)
+    return replace(batch, decoder=replace(batch.decoder, unit_spans=spans))
+
+
+def batches_for(config: StudentConfig, device: torch.device, count: int) -> list[TrainingBatch]:
+    """Batches of LibriSpeech's shape with what the config's objective reads."""
+    made = [batch for _, batch in make_batches(config, count, NUM_UNITS, NUM_PIECES, device, seed=1)]
+    if not config.objective.uses_branch:
+        return [replace(batch, decoder=None) for batch in made]
+    return [with_windows(batch) for batch in made] if config.decoder.attention == "aligned" else made
+
+
+def milliseconds(step: Callable[[TrainingBatch], None], batches: list[TrainingBatch], count: int) -> float:
+    """Of a step, after some that are not counted."""
+    device = batches[0].features.device
+    for number in range(WARM_UP_STEPS):
+        step(batches[number % len(batches)])
+    synchronise(device)
+    started = time.perf_counter()
+    for number in range(count):
+        step(batches[number % len(batches)])
+    synchronise(device)
+    return 1000 * (time.perf_counter() - started) / count
+
+
+def measure(config: StudentConfig, device: torch.device, count: int) -> dict[str, float]:
+    """eager and compiled milliseconds of a step, and the seconds until the compiled one was ready."""
+    dtype, batches = choose_precision("auto", device).dtype, batches_for(config, device, 8)
+    torch.manual_seed(0)
+    model = Bert2CTC(config, NUM_UNITS, NUM_PIECES if config.objective.uses_branch else None)
+    model.to(device).train()
+    step = optimiser_step(
+        model, lambda batch: compute_objective(model, batch, config, len(batch.features)).loss, config, dtype
+    )
+    figures = {"eager": milliseconds(step, batches, count)}
+    started = time.perf_counter()
+    print(compile_or_say_why_not(model, device), flush=True)
+    step(batches[0])
+    synchronise(device)
+    figures["seconds_to_compile"] = time.perf_counter() - started
+    return figures | {"compiled": milliseconds(step, batches, count)}
+
+
+@click.command()
+@click.option("--config", default="librispeech-100", show_default=True)
+@click.option("--set", "overrides", multiple=True, help="section.key=value")
+@click.option("--member", "members", multiple=True, type=click.Choice(list(MEMBERS)), default=["ctc"])
+@click.option("--device", default="auto", show_default=True)
+@click.option("--steps", default=30, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="rewritten after each member")
+def main(
+    config: str,
+    overrides: tuple[str, ...],
+    members: list[str],
+    device: str,
+    steps: int,
+    json_file: Path | None,
+) -> None:
+    """Compare eager and compiled steps."""
+    torch.set_num_threads(1)
+    chosen = choose_device(device)
+    figures: dict[str, dict[str, float]] = {}
+    table = Table("", "eager ms", "compiled ms", "x", "s to compile")
+    for name in members:
+        student = load_config(config, [*overrides, *MEMBERS[name]]).student
+        figures[name] = own = measure(student, chosen, steps)
+        table.add_row(
+            name, *(f"{x:.1f}" for x in (own["eager"], own["compiled"], own["eager"] / own["compiled"])),
+            f"{own['seconds_to_compile']:.0f}",
+        )  # fmt: skip
+        if json_file:
+            whole = {"milliseconds": figures, "config": config, "device": describe_device(chosen)}
+            json_file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()
