@@ -114,7 +114,9 @@ def main(
         )  # fmt: skip
         if json_file:
             whole = {"milliseconds": figures, "config": config, "device": describe_device(chosen)}
-            json_file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+            partial = json_file.with_suffix(".partial")
+            partial.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+            partial.replace(json_file)  # others read it meanwhile
     Console(highlight=False).print(table)
 
 

@@ -37,6 +37,7 @@ DATA, RUNS, BASE_MODEL = WORK / "data", WORK / "runs", WORK / "base-model"
 TEACHER = ["--set", f"teacher.model={BASE_MODEL}"]
 RECEIVED = WORK / "received.json"
 COMPILED, WORTHWHILE = WORK / "compiled_steps.json", 0.8  # of an eager step's time
+COMPILER_PATIENCE = 30.0
 EVALUATION_SECONDS = 120.0
 SMOKE_SECONDS, LEAST_SECONDS = 110.0, 25.0
 STARTING_SECONDS = 150.0  # of a student before its first real step, and after its last
@@ -181,31 +182,36 @@ def compiling(limit: float) -> None:
     """Whether compiled blocks pay here, and their kernels in PyTorch's cache for the students to come."""
     members = [argument for name in ("ctc", "windowed_kd") for argument in ("--member", name)]
     script = [sys.executable, "benchmarks/compiled_steps.py", "--config", str(CONFIG), *TEACHER]
-    run_part("compiled_steps", [*script, *members, "--json", str(COMPILED)], limit)
+    run_part("compiled_steps", [*script, *members, "--steps", "15", "--json", str(COMPILED)], limit)
 
 
-def _compile_option() -> list[str]:
-    """What is to be set where compiled steps were seen to be faster, and nothing elsewhere."""
+def _compile_option(members: Sequence[str], patience: float = 0.0) -> list[str]:
+    """What is to be set where these members' compiled steps were seen to be faster, and nothing elsewhere."""
+    began = time.monotonic()
+    while not COMPILED.is_file() and time.monotonic() - began < patience:
+        time.sleep(0.2)
     if not COMPILED.is_file():
         return []
     shutil.copy(COMPILED, OUT)
-    times = json.loads(COMPILED.read_text())["milliseconds"].values()
-    pays = len(times) == 2 and all(own["compiled"] < WORTHWHILE * own["eager"] for own in times)
-    say(f"compiled steps {'pay' if pays else 'do not pay'}: {COMPILED.read_text()}")
-    return ["trainer.compile=true"] if pays else []
+    times = json.loads(COMPILED.read_text())["milliseconds"]
+    pays = all(
+        name in times and times[name]["compiled"] < WORTHWHILE * times[name]["eager"] for name in members
+    )
+    say(f"compiled: {'yes' if pays else 'no'}, by {times}")
+    return ["--set", "trainer.compile=true"] if pays else []
 
 
 def students(options: argparse.Namespace) -> None:
     """The base, then its branches side by side, then error rates of all on every split of the table."""
     table = _students()
     base, branches = RUNS / "base", {name: own for name, own in table.items() if name != "base"}
-    if (LOGS / "compiled_steps.log").is_file():
-        _wait_for("compiled_steps", options.patience)
-    common = [*TEACHER, *_sets([*_compile_option(), *options.overrides])]
-    command = _student("base", base, table["base"], common, options.base_seconds, 1, options)
+    common = [*TEACHER, *_sets(options.overrides)]
+    is_compiling = (LOGS / "compiled_steps.log").is_file()
+    compiled = _compile_option(["ctc"], COMPILER_PATIENCE if is_compiling else 0.0)
+    command = _student("base", base, table["base"], [*common, *compiled], options.base_seconds, 1, options)
     run_side_by_side({"base": command}, options.base_seconds + STARTING_SECONDS)
     _wait_for("cache", options.patience)
-    start = ["--set", f"trainer.initial_checkpoint={base}"]
+    start = ["--set", f"trainer.initial_checkpoint={base}", *_compile_option(["ctc", "windowed_kd"])]
     commands = {
         name: _student(
             name, RUNS / name, own, [*start, *common], options.branch_seconds, len(branches), options
