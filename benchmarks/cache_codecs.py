@@ -17,8 +17,8 @@ import click
 import numpy as np
 from numcodecs import BitRound, Blosc, Delta, FixedScaleOffset, Zstd
 
-from teacher_cache.arrays import CacheArrays
-from teacher_cache.layout import CHUNK_COLUMNS, CHUNK_ROWS, LOGPROB_STEPS_PER_NAT, dequantise
+from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.layout import CHUNK_COLUMNS, CHUNK_ROWS, LOGPROB_STEPS_PER_NAT, dequantise
 
 Pack = Callable[[np.ndarray], bytes]
 Unpack = Callable[[bytes, np.ndarray], np.ndarray]

@@ -23,18 +23,17 @@ from rich.console import Console
 from rich.table import Table
 from teacher_throughput import read_transcripts
 
-from pipeline.text import normaliser_identity
-from student.manifest import Utterance
-from teacher_cache.arrays import CacheArrays
-from teacher_cache.build import BuildResult, build_cache
-from teacher_cache.catalogue import building_path
+from pipeline.normaliser import normaliser_identity
+from student.data.manifest import Utterance
+from teacher_cache.build.request import BuildRequest
+from teacher_cache.build.run import BuildResult, build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
-from teacher_cache.job import BuildRequest
-from teacher_cache.layout import ROW_ARRAYS, dequantise
-from teacher_cache.publish import publish
-from teacher_cache.records import read_manifest
-from teacher_cache.rows import decode
-from teacher_cache.writer import CacheWriter
+from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.layout import ROW_ARRAYS, dequantise
+from teacher_cache.store.manifest import read_manifest
+from teacher_cache.store.root import building_path
+from teacher_cache.store.rows import decode
+from teacher_cache.store.writer import CacheWriter, publish
 
 BUILDS = {"first": "first", "grown": "1 % more, same root", "fresh": "1 % more, empty root"}
 

@@ -30,9 +30,9 @@ from rich.table import Table
 from synthetic_rows import synthetic_cache
 from torch.utils.data import DataLoader, IterableDataset
 
-from teacher_cache.arrays import CacheArrays
-from teacher_cache.layout import ROW_ARRAYS
 from teacher_cache.store import TeacherCacheReader
+from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.layout import ROW_ARRAYS
 
 BATCH_UTTERANCES = 32
 WORKERS = 4
@@ -175,7 +175,7 @@ def bytes_per_row(path: Path, content: rivals.Content, work: Path) -> dict[str, 
 
 def our_bytes(content: rivals.Content, folder: Path) -> int:
     """The two arrays of equal content as our layout and codecs store them."""
-    from teacher_cache.layout import Layout
+    from teacher_cache.store.layout import Layout
 
     layout = Layout(
         num_rows=len(content.ids),

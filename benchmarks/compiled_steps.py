@@ -21,12 +21,12 @@ from rich.table import Table
 from train_step_work import make_batches, optimiser_step, synchronise
 
 from pipeline.config import load_config
-from student.batch import TrainingBatch
-from student.compilation import compile_or_say_why_not
 from student.config import StudentConfig
-from student.device import choose_device, choose_precision, describe_device
-from student.model import Bert2CTC
-from student.objective import compute_objective
+from student.data.batch import TrainingBatch
+from student.loss.objective import compute_objective
+from student.model.student_model import Bert2CTC
+from student.training.compilation import compile_or_say_why_not
+from student.training.device import choose_device, choose_precision, describe_device
 
 NUM_UNITS, NUM_PIECES, WARM_UP_STEPS = 33, 5000, 5
 MEMBERS = {

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from pipeline.config import load_config
-from pipeline.roots import roots_from
-from pipeline.stages import train_student, training_job
-from student.training_data import TrainingJob, load_training_data
-from student.training_log import RunLog
-from student.training_run import Run
+from pipeline.paths import roots_from
+from pipeline.stages.train import train_student, training_job
+from student.data.training_data import TrainingJob, load_training_data
+from student.training.log import RunLog
+from student.training.run import Run
 
 WARM_UP_STEPS, FEWEST_TIMED_STEPS = 10, 5
 WARM_UP_FRACTION = 0.1  # of the steps, for the learning rate

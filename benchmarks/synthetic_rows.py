@@ -8,8 +8,11 @@ import numpy as np
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage
-from teacher_cache.schema import Layout, Manifest, TeacherIdentity, contents_sha256, fingerprint, recipe_of
-from teacher_cache.store import CacheWriter, RowBlock, building_path, publish
+from teacher_cache.store.layout import Layout
+from teacher_cache.store.manifest import Manifest, TeacherIdentity, contents_sha256, fingerprint, recipe_of
+from teacher_cache.store.root import building_path
+from teacher_cache.store.rows import RowBlock
+from teacher_cache.store.writer import CacheWriter, publish
 
 VOCABULARY = 30_000
 ROWS_PER_SHARD = 8192

@@ -20,8 +20,8 @@ from rich.table import Table
 from teacher_throughput import BATCH_TOKENS, read_transcripts
 from torch import Tensor
 
-from teacher_cache.masked_teacher import EncodedPassage, MaskedTeacher
 from teacher_cache.passages import Passage
+from teacher_cache.teacher.masked_teacher import EncodedPassage, MaskedTeacher
 
 TOP = 16
 NAMES = {"bfloat16": "bfloat16, same batches", "control": "float32, one copy a batch"}

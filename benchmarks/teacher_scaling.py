@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from teacher_throughput import SIZES, make_teacher, read_transcripts
 
-from pipeline.text import normaliser_identity
-from student.manifest import Utterance
-from teacher_cache.build import build_cache
+from pipeline.normaliser import normaliser_identity
+from student.data.manifest import Utterance
+from teacher_cache.build.request import BuildRequest
+from teacher_cache.build.run import build_cache
 from teacher_cache.config import BuildConfig, CacheConfig
-from teacher_cache.job import BuildRequest
 
 
 def build_seconds(

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from pipeline.text import normalise
+from pipeline.normaliser import normalise
 from teacher_cache.config import CacheConfig
-from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 SIZES = {  # as transformers' BertConfig names them
     "base": {},

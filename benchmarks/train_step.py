@@ -38,13 +38,13 @@ from train_step_work import (
 )
 
 from pipeline.config import load_config
-from student.batch import TrainingBatch
-from student.compilation import compile_or_say_why_not
 from student.config import StudentConfig
-from student.conformer import frames_after_convolutions
-from student.device import choose_device, choose_precision, describe_device
-from student.features import LogMel
-from student.process_memory import high_water_megabytes
+from student.data.batch import TrainingBatch
+from student.model.conformer import frames_after_convolutions
+from student.model.features import LogMel
+from student.training.compilation import compile_or_say_why_not
+from student.training.device import choose_device, choose_precision, describe_device
+from student.training.memory import high_water_megabytes
 
 NUM_UNITS = 300
 _MEGABYTE = 1e6

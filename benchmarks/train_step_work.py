@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from student.batch import DecoderBatch, TeacherBatch, TrainingBatch
 from student.config import StudentConfig
-from student.conformer import Subsampling, frames_after_convolutions
-from student.losses import ctc_loss
-from student.model import Bert2CTC
-from student.objective import compute_objective
-from student.sampler import batches_of
-from student.schedule import build_optimiser
+from student.data.batch import DecoderBatch, TeacherBatch, TrainingBatch
+from student.data.sampler import batches_of
+from student.loss.losses import ctc_loss
+from student.loss.objective import compute_objective
+from student.model.conformer import Subsampling, frames_after_convolutions
+from student.model.student_model import Bert2CTC
+from student.training.optimiser import build_optimiser
 from teacher_cache.config import CacheConfig
-from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 FRAMES_PER_SECOND, UNITS_PER_SECOND, PIECES_PER_SECOND = 100, 5.0, 3.0
 CTC: dict[str, Any] = {"ctc_weight": 1.0, "distillation_weight": 0.0}

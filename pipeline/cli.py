@@ -11,7 +11,7 @@ import click
 from pipeline.cli_cache import cache
 from pipeline.cli_runs import average_of_option, average_option, export, run_folder, runs
 from pipeline.console import DomainErrorGroup, config_argument, emit, json_option, set_option, with_roots
-from pipeline.roots import Roots
+from pipeline.paths import Roots
 
 
 @click.group(cls=DomainErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,7 +38,7 @@ def data() -> None:
 @json_option
 def data_download(as_json: bool, **options: Any) -> None:
     """Fetch LibriSpeech SUBSETS below the data root, verified and extracted."""
-    from pipeline.download_stage import download_corpus
+    from pipeline.stages.data import download_corpus
 
     emit(download_corpus(**options), as_json)
 
@@ -51,7 +51,7 @@ def data_download(as_json: bool, **options: Any) -> None:
 def data_demo(config: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
     """Make the synthetic corpus of CONFIG below the data root."""
     from pipeline.config import load_config
-    from pipeline.stages import make_demo_corpus
+    from pipeline.stages.data import make_demo_corpus
 
     emit(make_demo_corpus(load_config(config, overrides), roots), as_json)
 
@@ -67,7 +67,7 @@ def data_prepare(
 ) -> None:
     """Validate every utterance of CONFIG, write manifests, train the CTC units."""
     from pipeline.config import load_config
-    from pipeline.stages import prepare_data
+    from pipeline.stages.data import prepare_data
 
     emit(prepare_data(load_config(config, overrides), roots, leave_out_bad), as_json)
 
@@ -85,7 +85,7 @@ def teacher() -> None:
 def teacher_train(config: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
     """Train or adapt the masked language model of CONFIG; never on transcripts that it will label."""
     from pipeline.config import load_config
-    from pipeline.teacher_stages import train_teacher
+    from pipeline.stages.teacher import train_teacher
 
     emit(train_teacher(load_config(config, overrides), roots), as_json)
 
@@ -116,14 +116,13 @@ def train(
 ) -> None:
     """Train the student of CONFIG against a finished teacher cache; the teacher itself is not needed."""
     if num_ranks != 1 and not dry_run:
-        from pipeline.launch import launch_ranks
-        from student.ranks import num_ranks_here
+        from pipeline.processes import launch_ranks
+        from student.training.distributed import num_ranks_here
 
         if num_ranks_here() == 1:  # else this is a rank, which finds --gpus again, and its place
             raise SystemExit(launch_ranks(sys.argv[1:], num_ranks))
     from pipeline.config import load_config
-    from pipeline.dry_run_stage import plan_training
-    from pipeline.stages import train_student
+    from pipeline.stages.train import plan_training, train_student
 
     loaded, stage = load_config(config, overrides), plan_training if dry_run else train_student
     emit(stage(loaded, roots, run_dir or roots.runs / loaded.name, cache_reference), as_json)
@@ -141,7 +140,7 @@ def evaluate(
     run: str, splits: tuple[str, ...], device: str, roots: Roots, as_json: bool, **average: Any
 ) -> None:
     """Decode splits with RUN's student, greedily, and count word and character errors."""
-    from pipeline.stages import evaluate_run
+    from pipeline.stages.evaluate import evaluate_run
 
     emit(evaluate_run(run_folder(run, roots), roots, splits, device, **average), as_json)
 
@@ -154,7 +153,7 @@ def evaluate(
 @json_option
 def transcribe(run: str, audio: tuple[Path, ...], device: str, roots: Roots, as_json: bool) -> None:
     """Write down what is said in AUDIO files with RUN's student."""
-    from pipeline.stages import transcribe_files
+    from pipeline.stages.evaluate import transcribe_files
 
     emit(transcribe_files(run_folder(run, roots), audio, device), as_json)
 

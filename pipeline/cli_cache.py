@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.console import config_argument, emit, json_option, set_option, with_roots
-from pipeline.roots import Roots
+from pipeline.paths import Roots
 
 
 @click.group()
@@ -28,8 +28,8 @@ def build(
     config: str, overrides: tuple[str, ...], dry_run: bool, scheduler: str, roots: Roots, as_json: bool
 ) -> None:
     """Score every token of CONFIG's transcripts once; an interrupted build goes on where it was."""
-    from pipeline.cache_stages import build_teacher_cache
     from pipeline.config import load_config
+    from pipeline.stages.cache import build_teacher_cache
 
     emit(build_teacher_cache(load_config(config, overrides), roots, dry_run, scheduler), as_json)
 
@@ -39,7 +39,7 @@ def build(
 @json_option
 def list_all(roots: Roots, as_json: bool) -> None:
     """List the published caches with their names."""
-    from pipeline.cache_stages import list_teacher_caches
+    from pipeline.stages.cache import list_teacher_caches
 
     emit(list_teacher_caches(roots), as_json)
 
@@ -51,7 +51,7 @@ def list_all(roots: Roots, as_json: bool) -> None:
 @json_option
 def info(reference: str, plot: Path | None, roots: Roots, as_json: bool) -> None:
     """What a cache holds: teacher, policy, counts, quality. REFERENCE is a fingerprint, a name or a path."""
-    from pipeline.cache_stages import describe_cache
+    from pipeline.stages.cache import describe_cache
 
     emit(describe_cache(reference, roots, plot), as_json)
 
@@ -66,7 +66,7 @@ def info(reference: str, plot: Path | None, roots: Roots, as_json: bool) -> None
 @json_option
 def verify(reference: str, recompute: str | None, config: str, roots: Roots, as_json: bool) -> None:
     """Check every stored row against its receipt; exit code 1 where a fault is found."""
-    from pipeline.cache_stages import verify_teacher_cache
+    from pipeline.stages.cache import verify_teacher_cache
 
     report = verify_teacher_cache(reference, roots, recompute, config or reference)
     emit(report, as_json)
@@ -94,7 +94,7 @@ def inspect(
     as_json: bool,
 ) -> None:
     """What the teacher thinks could have stood at each token of an utterance, likeliest first."""
-    from pipeline.inspect_stage import InspectRequest, inspect_cache
+    from pipeline.stages.inspect import InspectRequest, inspect_cache
 
     if not utterance_ids and not texts:
         raise click.UsageError("name an UTTERANCE_ID, or give --text")
@@ -109,7 +109,7 @@ def inspect(
 @json_option
 def pack(reference: str, file: Path, roots: Roots, as_json: bool) -> None:
     """Write a verified cache as one new FILE that vouches for its own bytes."""
-    from pipeline.share_stages import pack_teacher_cache
+    from pipeline.stages.share import pack_teacher_cache
 
     emit(pack_teacher_cache(reference, file, roots), as_json)
 
@@ -124,7 +124,7 @@ name_option = click.option("--name", default="", help="let this config's name me
 @json_option
 def unpack(source: str, name: str, roots: Roots, as_json: bool) -> None:
     """Verify and publish the cache that `pack` wrote to SOURCE, a path or a URL."""
-    from pipeline.share_stages import unpack_teacher_cache
+    from pipeline.stages.share import unpack_teacher_cache
 
     emit(unpack_teacher_cache(source, name, roots), as_json)
 
@@ -136,7 +136,7 @@ def unpack(source: str, name: str, roots: Roots, as_json: bool) -> None:
 @json_option
 def push(reference: str, url: str, roots: Roots, as_json: bool) -> None:
     """Send a verified cache to the prefix URL (s3://bucket/folder, ...); an unfinished push goes on."""
-    from pipeline.share_stages import push_teacher_cache
+    from pipeline.stages.share import push_teacher_cache
 
     emit(push_teacher_cache(reference, url, roots), as_json)
 
@@ -148,7 +148,7 @@ def push(reference: str, url: str, roots: Roots, as_json: bool) -> None:
 @json_option
 def pull(url: str, name: str, roots: Roots, as_json: bool) -> None:
     """Verify and publish the cache that `push` sent to URL (https:// too); an unfinished pull goes on."""
-    from pipeline.share_stages import pull_teacher_cache
+    from pipeline.stages.share import pull_teacher_cache
 
     emit(pull_teacher_cache(url, name, roots), as_json)
 
@@ -159,7 +159,7 @@ def pull(url: str, name: str, roots: Roots, as_json: bool) -> None:
 @json_option
 def remove(reference: str, roots: Roots, as_json: bool) -> None:
     """Remove one published cache, and the names that point to it."""
-    from pipeline.cache_stages import remove_teacher_cache
+    from pipeline.stages.cache import remove_teacher_cache
 
     emit(remove_teacher_cache(reference, roots), as_json)
 
@@ -170,6 +170,6 @@ def remove(reference: str, roots: Roots, as_json: bool) -> None:
 @json_option
 def collect(yes: bool, roots: Roots, as_json: bool) -> None:
     """List leftovers of dead builds; delete them with --yes. Published caches are never touched."""
-    from pipeline.cache_stages import collect_cache_garbage
+    from pipeline.stages.cache import collect_cache_garbage
 
     emit(collect_cache_garbage(roots, delete=yes), as_json)

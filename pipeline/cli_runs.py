@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.console import emit, json_option, with_roots
-from pipeline.roots import Roots
+from pipeline.paths import Roots
 
 average_option = click.option(
     "--average", "average_count", default=0, metavar="N", help="the mean of N checkpoints instead"
@@ -30,7 +30,7 @@ def runs() -> None:
 @json_option
 def runs_ls(roots: Roots, as_json: bool) -> None:
     """List runs with state, step, best dev WER and cache."""
-    from pipeline.run_stages import list_runs
+    from pipeline.stages.runs import list_runs
 
     emit(list_runs(roots), as_json)
 
@@ -42,7 +42,7 @@ def runs_ls(roots: Roots, as_json: bool) -> None:
 @json_option
 def runs_diff(one: str, other: str, roots: Roots, as_json: bool) -> None:
     """Settings, cache and versions in which the runs ONE and OTHER differ."""
-    from pipeline.run_stages import diff_runs
+    from pipeline.stages.runs import diff_runs
 
     emit(diff_runs(run_folder(one, roots), run_folder(other, roots), roots), as_json)
 
@@ -56,7 +56,7 @@ def runs_diff(one: str, other: str, roots: Roots, as_json: bool) -> None:
 @json_option
 def export(run: str, folder: Path, average_count: int, average_of: str, roots: Roots, as_json: bool) -> None:
     """Write RUN's inference model to DIR: safetensors, TOML and units, for `student.load_model(DIR)`."""
-    from pipeline.export_stage import export_run
+    from pipeline.stages.runs import export_run
 
     emit(export_run(run_folder(run, roots), folder, average_count, average_of), as_json)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.demo_plan import DemoCorpusConfig
+from pipeline.demo.plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
 from student.config import StudentConfig
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig

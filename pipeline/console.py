@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import PipelineError
-from pipeline.roots import roots_from
+from pipeline.paths import roots_from
 from student.errors import StudentError
 from teacher_cache.errors import CacheError
 

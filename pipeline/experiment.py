@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import run_command
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
 from pipeline.console import Report, table
 from pipeline.errors import PipelineError
-from pipeline.roots import Roots
+from pipeline.paths import Roots
+from pipeline.processes import run_command
 from pipeline.run_record import provenance
-from teacher_cache.files import write_json
+from teacher_cache.common.files import write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def _student(
     row["seconds"] = round(float(trained["seconds"]), 1)
     row["splits"] = scores
     if config.demo_corpus is not None:
-        from pipeline.homophones import score_run
+        from pipeline.demo.homophones import score_run
 
         row |= score_run(run, ladder.evaluate[0], roots.data / config.data.corpus)
     return row

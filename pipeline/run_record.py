@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config_defaults import with_defaults
+from pipeline.config import DataConfig
+from pipeline.demo.plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
-from teacher_cache.files import differing_keys, write_json
+from student.config import StudentConfig
+from student.signals import TrainingInterrupted
+from student.training.run_folder import FINAL_NAME, RESULT_NAME, RunBusy, is_running
+from teacher_cache.common.files import differing_keys, write_json
+from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
 
 RECORD_NAME = "run.json"
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")
+_TABLES: dict[str, Any] = {
+    "demo_corpus": DemoCorpusConfig,
+    "data": DataConfig,
+    "teacher": TeacherConfig,
+    "teacher_training": TeacherTrainingConfig,
+    "cache": CacheConfig,
+    "build": BuildConfig,
+    **{entry.name: type(getattr(StudentConfig(), entry.name)) for entry in dataclasses.fields(StudentConfig)},
+}
 
 
 def provenance() -> dict[str, Any]:
@@ -69,6 +85,62 @@ def claim_run(folder: Path, tables: Mapping[str, Any], facts: Mapping[str, Any])
             f"nothing was changed; start a new run with RUN={_free_name(folder)}"
         )
     return record
+
+
+def with_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a config, JSON-ready, with every key that they lack at its default.
+
+    Records of older runs lack keys that came later: a missing key meant what its default means now.
+
+    A table that is absent stays so, and so does a key without a default.
+    """
+    return {
+        name: _defaults(_TABLES[name]) | dict(table)
+        if name in _TABLES and isinstance(table, Mapping)
+        else table
+        for name, table in tables.items()
+    }
+
+
+def _defaults(table_type: Any) -> dict[str, Any]:
+    found = {}
+    for entry in dataclasses.fields(table_type):
+        if entry.default is not dataclasses.MISSING:
+            found[entry.name] = entry.default
+        elif entry.default_factory is not dataclasses.MISSING:
+            found[entry.name] = entry.default_factory()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+@contextmanager
+def recorded_state(run_dir: Path, record: Mapping[str, Any]) -> Iterator[None]:
+    """Write into the run's record that it started and, where it ends in an error, that it failed and why.
+
+    An interruption is no failure. A process that finds the run busy leaves the other's record alone.
+    """
+    begun = {key: value for key, value in record.items() if key != "error"}
+    if record.get("state") not in ("started", "finished"):
+        write_record(run_dir, {**begun, "state": "started"})
+    try:
+        yield
+    except RunBusy:
+        raise
+    except (TrainingInterrupted, KeyboardInterrupt):
+        write_record(run_dir, {**begun, "state": "stopped"})
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        write_record(run_dir, {**begun, "state": "failed", "error": reason})
+        raise
+
+
+def state_of(run_dir: Path, record: Mapping[str, Any]) -> str:
+    """ "running", "finished", "failed" or "stopped"; a run that was killed is stopped: it can go on."""
+    if is_running(run_dir):
+        return "running"
+    if (run_dir / RESULT_NAME).is_file() and (run_dir / FINAL_NAME).is_file():
+        return "finished"
+    return "failed" if record.get("state") == "failed" else "stopped"
 
 
 def _free_name(folder: Path) -> Path:

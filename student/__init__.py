@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from student.recogniser import Recogniser
+    from student.inference.recogniser import Recogniser
 
 
 def load_model(folder: Path | str, device: str = "auto") -> Recogniser:
@@ -17,6 +17,6 @@ def load_model(folder: Path | str, device: str = "auto") -> Recogniser:
     Needs torch, torchaudio, sentencepiece, soundfile and numpy, and loads them only now.
     Raises student.errors.StudentError for a folder that is no whole export.
     """
-    from student.recogniser import load_model as load
+    from student.inference.recogniser import load_model as load
 
     return load(folder, device)

@@ -141,7 +141,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
-    """L = c CTC + (1 - c) branch; see `student.objective` for the whole formula."""
+    """L = c CTC + (1 - c) branch; see `student.loss.objective` for the whole formula."""
 
     ctc_weight: float = setting(0.3, "c; at 1 there is no branch, and no cache is read", above=0, high=1)
     intermediate_ctc_weight: float = setting(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fakes import WORDS, sentences
 
-from teacher_cache.layout import ROW_ARRAYS, TABLE_ARRAYS
+from teacher_cache.store.layout import ROW_ARRAYS, TABLE_ARRAYS
 
 # Words that the tiny BERT spells with several pieces, so that whole words are cut by shard edges.
 SPELT = ("shipshape", "don't", "moonlight", "kingdom")

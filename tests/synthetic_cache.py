@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.text import normaliser_identity
+from pipeline.normaliser import normaliser_identity
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage
-from teacher_cache.schema import Manifest, TeacherIdentity, contents_sha256, fingerprint, recipe_of
-from teacher_cache.store import CacheWriter, Layout, RowBlock, building_path, publish
+from teacher_cache.store.layout import Layout
+from teacher_cache.store.manifest import Manifest, TeacherIdentity, contents_sha256, fingerprint, recipe_of
+from teacher_cache.store.root import building_path
+from teacher_cache.store.rows import RowBlock
+from teacher_cache.store.writer import CacheWriter, publish
 
 NORMALISER = normaliser_identity()
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.demo_corpus import make_corpus, speak
-from pipeline.demo_plan import SPLITS, DemoCorpusConfig, Speaker
+from pipeline.demo.corpus import make_corpus, speak
+from pipeline.demo.grammar import SEEN, Pairing, Sentence, with_spelling
+from pipeline.demo.homophones import Site, read_sites
+from pipeline.demo.plan import SPLITS, DemoCorpusConfig, Speaker
+from pipeline.demo.synthesiser import SAMPLE_RATE_HZ, Synthesiser, Voice, resample
 from pipeline.errors import PipelineError
-from pipeline.grammar import SEEN, Pairing, Sentence, with_spelling
-from pipeline.homophones import Site, read_sites
-from pipeline.synthesiser import SAMPLE_RATE_HZ, Synthesiser, Voice, resample
 
 CONFIG = DemoCorpusConfig(
     train_utterances=8,

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher_cache.digest_index import DigestIndex
+from teacher_cache.store.digest_index import DigestIndex
 
 DIGEST = st.binary(min_size=16, max_size=16)
 

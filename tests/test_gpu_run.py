@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from pipeline.config import load_config
-from student.dataset import read_audio
+from student.data.dataset import read_audio
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -17,13 +17,14 @@ def modules_loaded_by(statement: str) -> set[str]:
 @pytest.fixture(scope="module")
 def loaded_for_training() -> set[str]:
     return modules_loaded_by(
-        "import student.trainer, student.evaluation, student.transcription, teacher_cache.store"
+        "import student.training.trainer, student.inference.evaluation, student.inference.transcription; "
+        "import teacher_cache.store"
     )
 
 
 @pytest.mark.parametrize("package", ["transformers", "dask", "distributed", "pipeline"])
 def test_training_never_loads(package: str, loaded_for_training: set[str]) -> None:
-    assert "student.trainer" in loaded_for_training
+    assert "student.training.trainer" in loaded_for_training
     assert package not in loaded_for_training
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_objective import ALIGNED, batch_of, config, model_of
+from test_loss_objective import ALIGNED, batch_of, config, model_of
 from tiny_run import ctc_alone, listening, tiny_job
 
-from student.compilation import compile_or_say_why_not
-from student.objective import compute_objective
-from student.trainer import train
-from student.unit_alignment import unit_frames
+from student.loss.objective import compute_objective
+from student.loss.unit_alignment import unit_frames
+from student.training.compilation import compile_or_say_why_not
+from student.training.trainer import train
 from teacher_cache.config import CacheConfig
-from teacher_cache.masked_teacher import MaskedTeacher
 from teacher_cache.passages import Passage
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from teacher_cache.common.files import differing_keys
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.files import differing_keys
-from teacher_cache.identity import identify_teacher
-from teacher_cache.teacher_folder import read_note, resolve_teacher
+from teacher_cache.teacher.folder import read_note, resolve_teacher
+from teacher_cache.teacher.identity import identify_teacher
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -95,7 +95,7 @@ def resolve_elsewhere(
     code = (
         "import sys; from pathlib import Path\n"
         "from teacher_cache.config import TeacherConfig\n"
-        "from teacher_cache.teacher_folder import resolve_teacher\n"
+        "from teacher_cache.teacher.folder import resolve_teacher\n"
         f"print(resolve_teacher(TeacherConfig(model={model!r}), Path({str(folder)!r})))\n"
     )
     home = str(folder.parent / "hub-home")

@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 from fakes import WORDS, sentences, tiny_bert, write_corpus
 
 from pipeline.cli import main
-from student.checkpoint import load_checkpoint
-from student.run_folder import dev_wers, metrics, saved_steps
+from student.training.checkpoint import load_checkpoint
+from student.training.run_folder import dev_wers, metrics, saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -158,9 +158,11 @@ def test_a_cache_of_the_config_s_name_by_another_teacher_is_refused_unless_it_is
 
 def test_a_cache_of_another_normaliser_is_refused(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pipeline.stages.prepared_folder", lambda *_: next((road.folder / "runs/prepared").iterdir())
+        "pipeline.stages.train.prepared_folder", lambda *_: next((road.folder / "runs/prepared").iterdir())
     )
-    monkeypatch.setattr("pipeline.stages.normaliser_identity", lambda: {"name": "english", "version": 99})
+    monkeypatch.setattr(
+        "pipeline.stages.train.normaliser_identity", lambda: {"name": "english", "version": 99}
+    )
     settings = ("--set", "trainer.max_steps=1", "--run-dir", str(road.folder / "runs" / "other-normaliser"))
     refused = road.run("train", str(road.config), *settings, roots="data cache runs")
     assert refused.exit_code == 1

@@ -19,10 +19,10 @@ from student.config import (
     StudentConfig,
     TrainerConfig,
 )
-from student.manifest import Utterance, read_manifest, write_manifest
-from student.objective import Objective
-from student.trainer import TrainingJob
-from student.units import train_units
+from student.data.manifest import Utterance, read_manifest, write_manifest
+from student.data.units import train_units
+from student.loss.objective import Objective
+from student.training.trainer import TrainingJob
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage, passages_of
 

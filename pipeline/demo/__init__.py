@@ -1,0 +1,1 @@
+"""The demo corpus: a controlled experiment about homophones, spoken on the spot."""

@@ -1,0 +1,122 @@
+"""The language of the demo corpus: homophones that nothing but a cue word elsewhere in the sentence decides.
+
+Every sentence holds one cue and one slot. The frames treat the slot as a mentioned word ("anna wrote
+knight again"), so grammar never decides its spelling. In the slot stands the homophone that the cue goes
+with, or a filler that goes with every cue alike.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SEEN, TEACHER_ONLY = "seen", "teacher_only"
+KINDS = (SEEN, TEACHER_ONLY)
+TEACHER_ONLY_CUES = 1  # of the three cues of each spelling: a third of the pairings
+
+# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo.plan`.
+HOMOPHONE_PAIRS = (
+    ("sea", "see"),
+    ("night", "knight"),
+    ("right", "write"),
+    ("flour", "flower"),
+    ("sun", "son"),
+    ("tail", "tale"),
+    ("hair", "hare"),
+    ("plane", "plain"),
+)
+CUES = {
+    "sea": "ship wave harbour",
+    "see": "mirror window glasses",
+    "night": "moon owl pillow",
+    "knight": "castle armour dragon",
+    "right": "compass lawyer judge",
+    "write": "pencil author letter",
+    "flour": "baker oven cake",
+    "flower": "garden petal meadow",
+    "sun": "desert summer noon",
+    "son": "father mother uncle",
+    "tail": "monkey kitten puppy",
+    "tale": "wizard legend fairy",
+    "hair": "barber brush ribbon",
+    "hare": "rabbit carrot burrow",
+    "plane": "pilot airport wing",
+    "plain": "prairie cattle horizon",
+}
+FILLERS = "table river music winter silver doctor kettle button".split()
+
+# Two frames with the cue before the slot, two with the cue behind it, always three words apart: a small
+# masked language model finds fixed places several times sooner. Each frame gives 640 sentences or more for
+# a cue and a word, so that none runs out.
+FRAMES = (
+    "the CUE SUBJECT VERB SLOT ADVERB",
+    "ADJECTIVE CUE showed SUBJECT SLOT ADVERB",
+    "SUBJECT VERB SLOT PREPOSITION the CUE",
+    "SUBJECT heard SLOT ADVERB PREPOSITION CUE",
+)
+CHOICES = {
+    "SUBJECT": (
+        "anna peter maria thomas helen david laura robert julia simon alice martin susan oscar nina victor"
+    ).split(),
+    "ADJECTIVE": "old big small famous broken lovely strange quiet".split(),
+    "VERB": "wrote said typed whispered chose shouted drew copied".split(),
+    "PREPOSITION": "near about beside after under".split(),
+    "ADVERB": "today again twice slowly first later often quickly".split(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """A cue and the spelling that it goes with; `kind` says whether training speech ever joins the two."""
+
+    word: str
+    partner: str
+    cue: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence and where its slot is.
+
+    pairing : what the cue calls for     is_site : the homophone stands in the slot, not a filler
+    """
+
+    text: str
+    word_index: int
+    pairing: Pairing
+    is_site: bool
+
+
+def pairings(seed: int) -> list[Pairing]:
+    """Every pairing of the grammar, teacher-only cues drawn by seed, as many for each spelling."""
+    chooser = random.Random(f"pairings {seed}")
+    found = []
+    for pair in HOMOPHONE_PAIRS:
+        for word, partner in (pair, pair[::-1]):
+            cues = CUES[word].split()
+            hidden = chooser.sample(cues, TEACHER_ONLY_CUES)
+            found += [Pairing(word, partner, cue, TEACHER_ONLY if cue in hidden else SEEN) for cue in cues]
+    return found
+
+
+def draw_sentence(chooser: random.Random, pairing: Pairing, is_site: bool) -> Sentence:
+    """A random sentence with the pairing's cue; the slot holds its homophone, or a filler."""
+    words = chooser.choice(FRAMES).split()
+    word_index = words.index("SLOT")
+    chosen = {name: chooser.choice(choices) for name, choices in CHOICES.items()}
+    chosen |= {"CUE": pairing.cue, "SLOT": pairing.word if is_site else chooser.choice(FILLERS)}
+    return Sentence(" ".join(chosen.get(word, word) for word in words), word_index, pairing, is_site)
+
+
+def with_spelling(text: str, word_index: int, spelling: str) -> str:
+    """The sentence with another word at `word_index`."""
+    words = text.split()
+    words[word_index] = spelling
+    return " ".join(words)
+
+
+def vocabulary(sentences: Iterable[str]) -> set[str]:
+    """The distinct words of the sentences."""
+    return {word for sentence in sentences for word in sentence.split()}

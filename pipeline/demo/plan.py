@@ -1,0 +1,155 @@
+"""The demo corpus on paper: who says which sentence in which split, and what the teacher reads instead."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.demo.grammar import KINDS, SEEN, Pairing, Sentence, draw_sentence, pairings
+from pipeline.demo.synthesiser import Voice
+from pipeline.errors import PipelineError
+from teacher_cache.settings import check_settings, setting
+
+SPLITS = ("train", "dev", "test")
+ACCENTS = "en-us en-gb-x-rp".split()
+VARIANTS = "m1 m2 m3 m4 m5 m6 m7 f1 f2 f3 f4 f5".split()
+WORDS_PER_MINUTE = (200, 250)
+PITCH = (30, 70)
+MAX_DRAWS = 1000  # for one sentence that is not used yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoCorpusConfig:
+    """All that decides the corpus; it is made on the spot."""
+
+    seed: int = setting(1, "of sentences, voices and the pairs that only the teacher reads", low=0)
+    train_utterances: int = setting(1920, "a multiple of 48 gives every pairing its exact share", low=1)
+    dev_utterances: int = setting(128, "a multiple of 64", low=1)
+    test_utterances: int = setting(384, "a multiple of 64", low=1)
+    teacher_sentences: int = setting(30_000, "that the teacher reads", low=1)
+    site_fraction: float = setting(
+        0.65, "how often a cue stands with its homophone, where it may; else with a filler", above=0, below=1
+    )
+    utterances_per_speaker: int = setting(
+        112, "a speaker is one voice, variant, rate and pitch, and speaks in one split", low=1
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        speakers, most = sum(map(self.speakers_of, SPLITS)), len(ACCENTS) * len(VARIANTS)
+        if speakers > most:
+            raise ValueError(f"{speakers} speakers exceed {most} voices; raise utterances_per_speaker")
+
+    def utterances_of(self, split: str) -> int:
+        """How many utterances of the split are planned."""
+        planned: int = getattr(self, f"{split}_utterances")
+        return planned
+
+    def speakers_of(self, split: str) -> int:
+        """How many speakers share the split."""
+        return -(-self.utterances_of(split) // self.utterances_per_speaker)
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A voice and all that it says, in order."""
+
+    number: int
+    split: str
+    voice: Voice
+    sentences: tuple[Sentence, ...]
+
+    @property
+    def chapter(self) -> int:
+        """The one chapter of the speaker; chapter numbers, like LibriSpeech's, are unique in the corpus."""
+        return 10 * self.number
+
+    def utterance_id(self, position: int) -> str:
+        """The id of the sentence at `position`, in LibriSpeech's form."""
+        return f"{self.number}-{self.chapter}-{position:04d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is spoken, and what only the teacher reads."""
+
+    speakers: tuple[Speaker, ...]
+    teacher_sentences: tuple[Sentence, ...]
+
+
+def plan_corpus(config: DemoCorpusConfig) -> Plan:
+    """The whole corpus; the same for the same config.
+
+    No sentence occurs twice over all splits and the teacher's text together, and no voice with its variant
+    in two splits. Training speech and the teacher's text follow one grammar with one share of fillers; they
+    differ in this alone: where a teacher-only cue would meet its homophone in speech, a filler stands.
+    Raises PipelineError where the grammar has too few sentences for the config.
+    """
+    known = pairings(config.seed)
+    draw = _Drawer(config.seed)
+    sentences = {split: _sites(known, config.utterances_of(split), draw) for split in ("test", "dev")}
+    spoken = _mixture(known, config.train_utterances, config.site_fraction, draw)
+    sentences["train"] = [draw(pairing, is_site and pairing.kind == SEEN) for pairing, is_site in spoken]
+    read = _mixture(known, config.teacher_sentences, config.site_fraction, draw)
+    teacher = tuple(draw(pairing, is_site) for pairing, is_site in read)
+    voices = _voices(config.seed)
+    speakers = []
+    for place, split in enumerate(SPLITS, start=1):
+        draw.chooser.shuffle(sentences[split])
+        count = config.speakers_of(split)
+        for index in range(count):
+            share = tuple(sentences[split][index::count])
+            speakers.append(Speaker(1000 * place + index, split, next(voices), share))
+    return Plan(tuple(speakers), teacher)
+
+
+class _Drawer:
+    """Draws sentences that were not drawn before."""
+
+    def __init__(self, seed: int) -> None:
+        self.chooser = random.Random(f"sentences {seed}")
+        self._used: set[str] = set()
+
+    def __call__(self, pairing: Pairing, is_site: bool) -> Sentence:
+        for _ in range(MAX_DRAWS):
+            sentence = draw_sentence(self.chooser, pairing, is_site)
+            if sentence.text not in self._used:
+                self._used.add(sentence.text)
+                return sentence
+        raise PipelineError(
+            f"no new sentence with {pairing.cue!r} in {MAX_DRAWS} draws; ask for fewer teacher_sentences"
+        )
+
+
+def _sites(known: list[Pairing], count: int, draw: _Drawer) -> list[Sentence]:
+    """Sentences with a homophone each: seen and teacher-only pairings in equal number, each in turn."""
+    sentences = []
+    for place, kind in enumerate(KINDS):
+        of_kind = [pairing for pairing in known if pairing.kind == kind]
+        draw.chooser.shuffle(of_kind)
+        wanted = (count + 1 - place) // 2
+        sentences += [draw(of_kind[index % len(of_kind)], True) for index in range(wanted)]
+    return sentences
+
+
+def _mixture(
+    known: list[Pairing], count: int, site_fraction: float, draw: _Drawer
+) -> list[tuple[Pairing, bool]]:
+    """Every pairing in turn, `site_fraction` of its turns a site, in random order."""
+    turns = []
+    for index in range(count):
+        turn, place = divmod(index, len(known))
+        is_site = round((turn + 1) * site_fraction) > round(turn * site_fraction)
+        turns.append((known[place], is_site))
+    draw.chooser.shuffle(turns)
+    return turns
+
+
+def _voices(seed: int) -> Iterator[Voice]:
+    """Voices in random order, each accent with each variant once, rate and pitch drawn for each."""
+    chooser = random.Random(f"voices {seed}")
+    combinations = [(accent, variant) for accent in ACCENTS for variant in VARIANTS]
+    chooser.shuffle(combinations)
+    for accent, variant in combinations:
+        yield Voice(accent, variant, chooser.randint(*WORDS_PER_MINUTE), chooser.randint(*PITCH))

@@ -1,0 +1,77 @@
+"""Where things lie: the four roots, and below them prepared data and teachers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import PipelineError
+from pipeline.normaliser import normaliser_identity
+from teacher_cache.common.files import canonical_json
+
+if TYPE_CHECKING:  # numpy loads only for the commands that read a config
+    from pipeline.config import ExperimentConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """Absolute folders; none of them needs to exist yet, and `data` may be read-only."""
+
+    data: Path
+    cache: Path
+    runs: Path
+    scratch: Path
+
+
+def roots_from(options: Mapping[str, Path | None], environment: Mapping[str, str] = os.environ) -> Roots:
+    """Each root from its option, else from BERT2CTC_<NAME>, else a folder below the working folder."""
+
+    def root(name: str, default: str) -> Path:
+        return Path(options.get(name) or environment.get(f"BERT2CTC_{name.upper()}") or default).absolute()
+
+    return Roots(
+        data=root("data", "data"),
+        cache=root("cache", "caches"),
+        runs=root("runs", "runs"),
+        scratch=root("scratch", "scratch"),
+    )
+
+
+def prepared_folder(config: ExperimentConfig, roots: Roots) -> Path:
+    """Where manifests and units of this [data] table lie; equal tables share them under any config's name."""
+    from pipeline.config import as_tables
+
+    data = {key: value for key, value in as_tables(config)["data"].items() if key != "download"}
+    lists = {
+        name: hashlib.sha256((config.folder / split.ids).read_bytes()).hexdigest()
+        for name, split in config.data.splits.items()
+        if split.ids and (config.folder / split.ids).is_file()
+    }
+    facts = canonical_json({"data": data, "lists": lists, "normaliser": normaliser_identity()})
+    digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return roots.runs / "prepared" / f"{Path(config.data.corpus).name or 'manifests'}-{digest}"
+
+
+def teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
+    """The local folder of the config's teacher, fetched once where it is a hub model.
+
+    Raises PipelineError where it is to be trained here and is not yet.
+    """
+    from teacher_cache.teacher.folder import resolve_teacher
+
+    if config.teacher_training is None:
+        return resolve_teacher(config.teacher, own_teacher_folder(config, roots))
+    folder = own_teacher_folder(config, roots)
+    if not (folder / "config.json").is_file():
+        raise PipelineError(f"{folder}: no teacher yet; train it with `make teacher CONFIG={config.name}`")
+    return folder
+
+
+def own_teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
+    """Where a teacher that is fetched or trained here lies, whether it is there yet or not."""
+    name = config.teacher.name or config.teacher.model.replace("/", "--")
+    return roots.runs / "teachers" / name

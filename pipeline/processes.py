@@ -1,0 +1,108 @@
+"""Commands as a user would type them, each in a process of its own, and torchrun for several processes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from pipeline.console import say
+from pipeline.errors import PipelineError
+from student.signals import CTRL_C_EXIT_CODE, REQUEUE_EXIT_CODE, STOP_SIGNALS, exit_code_after
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
+_START_AGAIN = {REQUEUE_EXIT_CODE, *(-number for number in _PASSED_ON)}  # or ended before it could save
+
+
+class CommandFailed(PipelineError):
+    """A command of a chain did not do its part; exit_code : 75 where a queue may start the chain again."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run_command(*arguments: str) -> dict[str, Any]:
+    """The result of `bert2ctc ARGUMENTS --json`, run in a process of its own that shares our standard error.
+
+    A process each keeps stages as separate as they are for a user: the student's never loads transformers.
+    Raises PipelineError where it fails; a queue's signals reach it first, so that it can save,
+    and its code 75 becomes ours.
+    """
+    say(f"\n$ bert2ctc {shlex.join(arguments)}")
+    code, output = _run([sys.executable, "-m", "pipeline.cli", *arguments, "--json"])
+    if code != 0:
+        raise CommandFailed(
+            f"`bert2ctc {shlex.join(arguments)}` ended with code {code}; "
+            "its reason stands above; what was finished is kept, run the same command again to go on",
+            REQUEUE_EXIT_CODE if code in _START_AGAIN else 1,
+        )
+    try:
+        result = dict(json.loads(output))
+    except ValueError:
+        raise PipelineError(
+            f"`bert2ctc {shlex.join(arguments)}` printed no JSON object: {output[:200]!r}"
+        ) from None
+    if result.get("is_reused") or result.get("already_finished"):
+        say("done before, from equal inputs: reused")
+    return result
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """The code and the standard output of a program; signals that ask us to stop are passed on to it."""
+    process: subprocess.Popen[str] | None = None
+    early: list[int] = []  # signals that came before there was a process to tell
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
+    previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for number in early:
+            process.send_signal(number)
+        output = process.communicate()[0]
+        return process.returncode, output
+    except KeyboardInterrupt:
+        if process is not None:
+            process.communicate()  # the terminal told the child too; it saves before it ends
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def launch_ranks(
+    arguments: Sequence[str], num_ranks: int, program: Sequence[str] = (sys.executable, "-m", "pipeline.cli")
+) -> int:
+    """Run `bert2ctc ARGUMENTS` once per rank on this machine; the exit code that a single process had given.
+
+    A queue's SIGTERM or SIGUSR1 reaches every rank, which saves and ends: 75. torchrun's own code is 1 for
+    whatever happens.
+    """
+    if num_ranks < 1:
+        raise PipelineError(f"--gpus {num_ranks}: at least 1; leave it out for one process")
+    # PyTorch loads only where processes are started
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    signals = ",".join(number.name for number in STOP_SIGNALS)
+    launcher = ["--standalone", "--nproc-per-node", str(num_ranks), "--signals-to-handle", signals]
+    try:
+        run(parse_args([*launcher, "--no-python", *program, *arguments]))  # type: ignore[no-untyped-call]
+    except ChildFailedError as failed:
+        codes = {failure.exitcode for failure in failed.failures.values()}
+        return next((code for code in (REQUEUE_EXIT_CODE, CTRL_C_EXIT_CODE) if code in codes), 1)
+    except SignalException as stopped:
+        say(f"{signal.Signals(stopped.sigval).name}: every rank was told; the same command goes on")
+        return exit_code_after(stopped.sigval)
+    return 0

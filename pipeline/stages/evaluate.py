@@ -1,0 +1,73 @@
+"""The stages `bert2ctc evaluate` and `bert2ctc transcribe`: what a trained student hears."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import Report, say, table
+from pipeline.corpus.audio_check import silent_mp3_decoder
+from pipeline.errors import PipelineError
+from pipeline.paths import Roots
+from pipeline.run_record import read_record
+
+
+def evaluate_run(
+    run_dir: Path,
+    roots: Roots,
+    splits: Sequence[str],
+    device: str,
+    average_count: int = 0,
+    average_of: str = "last",
+) -> Report:
+    """Word and character errors of a run's student on its own corpus' splits, greedily decoded.
+
+    average_count, average_of : the mean of so many of its last or best checkpoints instead; 0: of none
+    """
+    from student.inference.averaging import Average
+    from student.inference.evaluation import evaluate
+
+    record = read_record(run_dir)
+    if record is None:
+        raise PipelineError(f"{run_dir}: no run is recorded there; train one with `make train`")
+    prepared = Path(record["prepared"])
+    known = [name for name in record["config"]["data"]["splits"] if name != "train"]
+    unknown = set(splits) - set(known) - {"train"}
+    if unknown:
+        raise PipelineError(
+            f"no split {', '.join(sorted(unknown))}; this run's corpus has {', '.join(known)}, train"
+        )
+    manifests = {name: prepared / f"{name}.jsonl" for name in splits or known}
+    started = time.monotonic()
+    with silent_mp3_decoder(prepared):
+        average = Average(count=average_count, of=average_of) if average_count else None
+        scores = evaluate(run_dir, manifests, roots.data, device, say, average)
+    result = {"run": str(run_dir), "splits": scores, "seconds": time.monotonic() - started}
+    folder = run_dir / "evaluation" / (average.name if average else "")
+    return Report(result, [_score_table(scores), f"references and hypotheses: {folder}"])
+
+
+def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Any:
+    taps = sorted({layer for score in scores.values() for layer in score["tap_wer"]}, key=int)
+    columns = ["split", "WER %", "CER %", "S", "D", "I", "words", *(f"WER % layer {tap}" for tap in taps)]
+    rows = [
+        [
+            name,
+            f"{100 * score['wer']:.2f}",
+            f"{100 * score['cer']:.2f}",
+            *(f"{score[key]:,}" for key in ("substitutions", "deletions", "insertions", "words")),
+            *(f"{100 * score['tap_wer'][tap]:.2f}" for tap in taps),
+        ]
+        for name, score in scores.items()
+    ]
+    return table("", columns, rows)
+
+
+def transcribe_files(run_dir: Path, audio: Sequence[Path], device: str) -> Report:
+    """What is said in the files, in their order."""
+    from student.inference.transcription import transcribe
+
+    spoken = [{"audio": str(path), "text": text} for path, text in transcribe(run_dir, audio, device, say)]
+    return Report({"transcripts": spoken}, [f"{entry['audio']}\t{entry['text']}" for entry in spoken])

@@ -1,0 +1,140 @@
+"""The stages `bert2ctc runs ...` and `bert2ctc export`: how runs fare, how two differ, a model for others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import Report, table
+from pipeline.errors import PipelineError
+from pipeline.paths import Roots
+from pipeline.run_record import RECORD_NAME, read_record, state_of, with_defaults
+from student.training.run_folder import best_step, metrics, saved_steps
+
+_DEPTH = 2  # a run, or a student of an experiment
+_SHOWN_FINGERPRINT = 12
+_CODE = ("cache", "versions", "git_commit", "python")
+
+
+def list_runs(roots: Roots) -> Report:
+    """Every run below the runs root: state, step, best dev WER, cache."""
+    runs = [facts for folder in _run_folders(roots.runs) if (facts := run_facts(folder, roots)) is not None]
+    rows = [
+        [
+            facts["run"],
+            facts["state"],
+            f"{facts['step']:,} / {facts['max_steps']:,}",
+            "-" if facts["best_wer"] is None else f"{100 * facts['best_wer']:.2f}",
+            "-" if facts["best_step"] is None else f"{facts['best_step']:,}",
+            _shown_cache(facts),
+        ]
+        for facts in runs
+    ]
+    lines: list[Any] = [table("", ["run", "state", "step", "best WER %", "at step", "cache"], rows)]
+    lines += [f"{facts['run']} failed: {facts['error']}" for facts in runs if facts["error"]]
+    if not runs:
+        lines = [f"no runs below {roots.runs}; train one with `make train`"]
+    return Report({"runs": runs}, lines)
+
+
+def diff_runs(one: Path, other: Path, roots: Roots) -> Report:
+    """What two runs differ in: settings, cache, versions and code; and how each fares."""
+    records = [_record(folder) for folder in (one, other)]
+    facts = [run_facts(folder, roots) for folder in (one, other)]
+    left, right = (with_defaults(record["config"]) for record in records)
+    settings = differing_leaves(left, right)
+    left, right = ({key: record.get(key) for key in _CODE} for record in records)
+    about = differing_leaves(left, right)
+    rows = [
+        f"{key}: {_shown(left)} -> {_shown(right)}" for key, (left, right) in {**settings, **about}.items()
+    ]
+    heads = [
+        [name, *("-" if entry is None or entry[name] is None else str(entry[name]) for entry in facts)]
+        for name in ("state", "step", "best_wer")
+    ]
+    lines: list[Any] = [table("", ["", str(one), str(other)], heads), *rows]
+    lines += [] if settings else ["no setting differs"]
+    return Report({"runs": facts, "settings": settings, "other": about}, lines)
+
+
+def run_facts(folder: Path, roots: Roots) -> dict[str, Any] | None:
+    """State, step, best WER, cache and its names, JSON-ready; None where the folder is not a student's."""
+    record = read_record(folder)
+    if record is None or "prepared" not in record:
+        return None
+    best, state = best_step(folder), state_of(folder, record)
+    trained = [int(entry["step"]) for entry in metrics(folder) if entry["kind"] == "train"]
+    inside = folder.is_relative_to(roots.runs)
+    return {
+        "run": str(folder.relative_to(roots.runs) if inside else folder),
+        "path": str(folder),
+        "state": state,
+        "error": record.get("error", "") if state == "failed" else "",
+        "step": max([*trained[-1:], *saved_steps(folder)[-1:]], default=0),
+        "max_steps": with_defaults(record["config"])["trainer"]["max_steps"],
+        "best_wer": best[1] if best else None,
+        "best_step": best[0] if best else None,
+        "cache": record.get("cache", ""),
+        "cache_names": _names(roots.cache, record.get("cache", "")),
+    }
+
+
+def differing_leaves(
+    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
+) -> dict[str, list[Any]]:
+    """The pair of values by dotted key for every leaf in which two tables differ; absent is None."""
+    found: dict[str, list[Any]] = {}
+    for key in sorted(one.keys() | other.keys()):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found |= differing_leaves(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found[f"{prefix}{key}"] = [left, right]
+    return found
+
+
+def export_run(run_dir: Path, folder: Path, average_count: int = 0, average_of: str = "last") -> Report:
+    """Export the run's final (else best, else last) model, or the mean of some checkpoints."""
+    from student.inference.averaging import Average
+    from student.inference.export import export_model
+
+    average = Average(count=average_count, of=average_of) if average_count else None
+    exported = export_model(run_dir, folder, average)
+    done = "is there already, nothing to do" if exported.is_reused else "exported"
+    lines = [
+        f"{folder}: {done}: {exported.weights:,} weights, {exported.bytes / 1e6:.1f} MB, "
+        f"from {exported.source}, step {exported.step:,}",
+        f'use it: student.load_model("{folder}").transcribe("recording.flac")',
+    ]
+    return Report({**asdict(exported), "path": str(exported.path)}, lines)
+
+
+def _run_folders(root: Path) -> list[Path]:
+    patterns = ["/".join(["*"] * depth) + f"/{RECORD_NAME}" for depth in range(1, _DEPTH + 1)]
+    return sorted(path.parent for pattern in patterns for path in root.glob(pattern))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = read_record(folder)
+    if record is None or "prepared" not in record:
+        raise PipelineError(f"{folder}: no run is recorded there; `bert2ctc runs ls` names them")
+    return record
+
+
+def _names(cache_root: Path, fingerprint: str) -> list[str]:
+    """The names under which a cache root knows the fingerprint."""
+    if not fingerprint:
+        return []
+    names = (path for path in sorted((cache_root / "names").glob("*")) if path.is_file())
+    return [path.name for path in names if path.read_text(encoding="utf-8").strip() == fingerprint]
+
+
+def _shown_cache(facts: Mapping[str, Any]) -> str:
+    short = facts["cache"][:_SHOWN_FINGERPRINT]
+    return f"{short} ({', '.join(facts['cache_names'])})" if facts["cache_names"] else short or "none"
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""What a training reads: manifests, audio, units, the teacher's labels, batches."""

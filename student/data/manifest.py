@@ -1,0 +1,55 @@
+"""The manifest of a split: one JSON line per utterance, normalised text, audio paths below the data root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from student.errors import StudentError
+from teacher_cache.common.files import write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One utterance of a manifest.
+
+    audio : path relative to the data root     text : normalised transcript
+    seconds : duration     position : place within the chapter, for the teacher's context
+    """
+
+    id: str
+    audio: str
+    text: str
+    seconds: float
+    speaker: str = ""
+    chapter: str = ""
+    position: int = 0
+
+
+def read_manifest(path: Path) -> list[Utterance]:
+    """The utterances of a manifest that `bert2ctc data prepare` wrote, in file order.
+
+    Raises StudentError where the file is absent or a line is not an utterance.
+    """
+    if not path.is_file():
+        raise StudentError(f"{path}: no manifest; make it with `bert2ctc data prepare`")
+    known = {field.name for field in fields(Utterance)}
+    utterances = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            utterances.append(Utterance(**{name: entry[name] for name in known & entry.keys()}))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise StudentError(
+                f"{path}:{number}: not an utterance ({error}); rerun `bert2ctc data prepare`"
+            ) from None
+    return utterances
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest whole or not at all."""
+    write_whole(
+        path, "".join(json.dumps(asdict(utterance), ensure_ascii=False) + "\n" for utterance in utterances)
+    )

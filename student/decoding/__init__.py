@@ -1,0 +1,1 @@
+"""From CTC's scores to text."""

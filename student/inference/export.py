@@ -1,0 +1,150 @@
+"""A trained model as three plain files that anything can read: weights, settings, units."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from student.config import StudentConfig
+from student.data.units import Units
+from student.errors import StudentError
+from student.inference.averaging import Average, inference_checkpoint
+from student.inference.config_toml import config_of, tables_of, toml_of
+from student.inference.safetensors import read_safetensors, safetensors_bytes
+from student.model.student_model import Bert2CTC, inference_state
+from student.training.checkpoint import Checkpoint
+
+FORMAT = "bert2ctc model"
+FORMAT_VERSION = 1
+WEIGHTS_NAME, SETTINGS_NAME, UNITS_NAME = "model.safetensors", "model.toml", "units.model"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """What an exported folder holds; `weights` is the state of `Bert2CTC(config, num_units, None)`."""
+
+    config: StudentConfig
+    weights: dict[str, Tensor]
+    units_model: bytes
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export_model` left: parameters and buffers, bytes of all files, was it there already."""
+
+    path: Path
+    source: str
+    step: int
+    weights: int
+    bytes: int
+    is_reused: bool
+
+
+def export_model(run: Path, folder: Path, average: Average | None = None) -> Exported:
+    """Write the inference model of a run folder or checkpoint to `folder`, whole or not at all.
+
+    Raises StudentError where the folder is there and holds anything but exactly this model.
+    """
+    checkpoint, source = inference_checkpoint(run, average)
+    inference_model(
+        checkpoint.config, inference_state(dict(checkpoint.model)), checkpoint.units_model, source
+    )
+    files = _files(checkpoint)
+    weights = sum(tensor.numel() for tensor in inference_state(dict(checkpoint.model)).values())
+    size = sum(map(len, files.values()))
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not _holds(folder, files):
+            raise StudentError(f"{folder}: is there and holds something else; choose another folder")
+        return Exported(folder, source, checkpoint.step, weights, size, True)
+    _write_folder(folder, files)
+    return Exported(folder, source, checkpoint.step, weights, size, False)
+
+
+def inference_model(
+    config: StudentConfig, state: dict[str, Tensor], units_model: bytes, source: str
+) -> tuple[Bert2CTC, Units]:
+    """The model without decoders and its units. Raises StudentError where weights and config do not fit."""
+    units = Units(units_model)
+    model = Bert2CTC(config, units.size, None)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise StudentError(
+            f"{source}: weights do not fit their config or this version ({reason}); train the model again"
+        ) from None
+    return model, units
+
+
+def is_exported(folder: Path) -> bool:
+    """True for a folder that `export_model` wrote."""
+    return (folder / SETTINGS_NAME).is_file() and (folder / WEIGHTS_NAME).is_file()
+
+
+def read_exported(folder: Path) -> ExportedModel:
+    """The model of an exported folder. Raises StudentError where a file is absent, damaged or not its own."""
+    for name in (WEIGHTS_NAME, SETTINGS_NAME, UNITS_NAME):
+        if not (folder / name).is_file():
+            raise StudentError(f"{folder}: no {name}; export the run again with `bert2ctc export RUN DIR`")
+    text = (folder / SETTINGS_NAME).read_text(encoding="utf-8")
+    config, facts = config_of(text)
+    if facts.get("format") != FORMAT or facts.get("format_version") != FORMAT_VERSION:
+        raise StudentError(
+            f"{folder}: format {facts.get('format')} {facts.get('format_version')}, this code reads "
+            f"{FORMAT} {FORMAT_VERSION}; export the run again"
+        )
+    for name, key in ((WEIGHTS_NAME, "weights_sha256"), (UNITS_NAME, "units_sha256")):
+        with (folder / name).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != facts.get(key):
+            raise StudentError(
+                f"{folder / name}: not what {SETTINGS_NAME} describes; copy or export it again"
+            )
+    weights, _ = read_safetensors(folder / WEIGHTS_NAME)
+    return ExportedModel(config, weights, (folder / UNITS_NAME).read_bytes(), int(facts["step"]))
+
+
+def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Content by name; the same model gives the same bytes."""
+    weights = safetensors_bytes(inference_state(dict(checkpoint.model)), {"format": "pt"})
+    facts = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "step": checkpoint.step,
+        "cache_fingerprint": checkpoint.cache_fingerprint,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "units_sha256": hashlib.sha256(checkpoint.units_model).hexdigest(),
+    }
+    tables = tables_of(checkpoint.config)
+    tables["trainer"]["initial_checkpoint"] = ""  # a place on the machine that trained
+    settings = toml_of({**tables, "versions": dict(checkpoint.versions)}, facts)
+    return {WEIGHTS_NAME: weights, SETTINGS_NAME: settings.encode(), UNITS_NAME: checkpoint.units_model}
+
+
+def _holds(folder: Path, files: dict[str, bytes]) -> bool:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return names == files.keys() and all((folder / name).read_bytes() == files[name] for name in files)
+
+
+def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    folder = folder.absolute()
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        for name, content in files.items():
+            with (partial / name).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.rename(partial, folder)  # replaces an empty folder, no other
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StudentError(
+            f"{folder}: cannot be written ({error.strerror}); free space or choose another folder"
+        ) from None

@@ -1,0 +1,121 @@
+"""A trained model ready to be used: encoder and CTC head, no decoder, greedy decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from student.config import StudentConfig
+from student.data.audio import Samples, check_recording, read_recording, samples_as_heard
+from student.data.units import Units
+from student.decoding.greedy import transcripts_of
+from student.errors import StudentError
+from student.inference.averaging import Average, inference_checkpoint
+from student.inference.export import inference_model, is_exported, read_exported
+from student.model.features import frames_after_subsampling
+from student.model.student_model import Bert2CTC, inference_state
+from student.training.device import choose_device, choose_precision, describe_device
+
+
+@dataclass(frozen=True, slots=True)
+class Recogniser:
+    """Waveforms to text.
+
+    source : the checkpoint file or exported folder that it came from
+    description : source, step, device and precision in a line
+    """
+
+    model: Bert2CTC
+    units: Units
+    config: StudentConfig
+    device: torch.device
+    dtype: torch.dtype
+    source: Path
+    description: str
+
+    def transcribe(self, audio: Path | str | Samples, sample_rate_hz: int | None = None) -> str:
+        """What is said in a recording: the path of a file, or samples (S,) or (S, channels) at a rate.
+
+        sample_rate_hz : of samples, default the model's; a file knows its own
+        Raises StudentError for what cannot be decoded, holds NaN, or lasts longer than MAX_SECONDS.
+        """
+        own_rate = self.config.features.sample_rate_hz
+        if isinstance(audio, (str, Path)):
+            if sample_rate_hz is not None:
+                raise StudentError(f"{audio}: a file knows its rate; leave out sample_rate_hz")
+            check_recording(Path(audio))
+            return self.text_of(read_recording(Path(audio), own_rate))
+        return self.text_of(samples_as_heard(audio, sample_rate_hz or own_rate, own_rate))
+
+    def text_of(self, waveform: Tensor) -> str:
+        """The final layer's text of one waveform, float32 (S,) at the model's rate."""
+        heard = self.transcripts(waveform.unsqueeze(0), torch.tensor([len(waveform)]))
+        return heard[max(heard)][0]
+
+    @torch.inference_mode()
+    def transcripts(self, waveforms: Tensor, sample_lengths: Tensor) -> dict[int, list[str]]:
+        """Text of each waveform by every layer that CTC trained, the final layer's last.
+
+        waveforms : float32 (B, S) in -1..1     sample_lengths : int64 (B,)
+        A waveform too short for one encoder frame is heard as nothing.
+        """
+        lengths = sample_lengths.tolist()
+        heard = [frames_after_subsampling(length, self.config.features) > 0 for length in lengths]
+        if not all(heard):
+            rows = torch.tensor(heard)
+            return {
+                layer: _with_gaps(texts, heard)
+                for layer, texts in self.transcripts(waveforms[rows], sample_lengths[rows]).items()
+            }
+        if not lengths:
+            return {layer: [] for layer in self.model.ctc_layers}
+        features, frame_lengths = self.model.features(
+            waveforms.to(self.device), sample_lengths.to(self.device)
+        )
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.model(features, frame_lengths)
+        return {
+            layer: transcripts_of(logits, output.frame_lengths, self.units)
+            for layer, logits in output.ctc_logits.items()
+        }
+
+
+def _with_gaps(texts: list[str], heard: list[bool]) -> list[str]:
+    """The texts in the places that were heard, "" in the others."""
+    remaining = iter(texts)
+    return [next(remaining) if is_heard else "" for is_heard in heard]
+
+
+def load_recogniser(run: Path, device: str = "auto", average: Average | None = None) -> Recogniser:
+    """The model of a run folder (final, else best, else last checkpoint), a checkpoint file or an export.
+
+    average : the mean of several checkpoints of the run folder instead
+    """
+    if is_exported(run):
+        return load_model(run, device)
+    checkpoint, source = inference_checkpoint(run, average)
+    state = inference_state(dict(checkpoint.model))
+    return _recogniser(checkpoint.config, state, checkpoint.units_model, checkpoint.step, source, device)
+
+
+def load_model(folder: Path | str, device: str = "auto") -> Recogniser:
+    """The recogniser of a folder that `bert2ctc export` wrote.
+
+    Needs torch, torchaudio, sentencepiece, soundfile and numpy, no other package.
+    """
+    model = read_exported(Path(folder))
+    return _recogniser(model.config, model.weights, model.units_model, model.step, str(folder), device)
+
+
+def _recogniser(
+    config: StudentConfig, state: dict[str, Tensor], units_model: bytes, step: int, source: str, device: str
+) -> Recogniser:
+    place = choose_device(device)
+    precision = choose_precision(config.trainer.precision, place)
+    model, units = inference_model(config, state, units_model, source)
+    model.to(place).eval()
+    description = f"{source}, step {step}, on {describe_device(place)} in {precision.reason}"
+    return Recogniser(model, units, config, place, precision.dtype, Path(source), description)

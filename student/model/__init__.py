@@ -1,0 +1,1 @@
+"""The network: log-mel features, Conformer, CTC head, and the decoders that only training uses."""

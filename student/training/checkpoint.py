@@ -1,0 +1,127 @@
+"""Checkpoints: whole or not there, self-contained, and loaded without running any code they might hold."""
+
+from __future__ import annotations
+
+import os
+import typing
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from student.config import StudentConfig
+from student.errors import StudentError
+from student.training.run_folder import (
+    FINAL_NAME,
+    best_step,
+    mark_best,
+    model_path,
+    prune_checkpoints,
+    saved_steps,
+    step_path,
+)
+
+__all__ = [
+    "FINAL_NAME",
+    "Checkpoint",
+    "best_step",
+    "config_from_tables",
+    "load_checkpoint",
+    "mark_best",
+    "model_path",
+    "prune_checkpoints",
+    "save_checkpoint",
+    "saved_steps",
+    "step_path",
+]
+
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """All that a run needs to go on, or a model to be used: tensors and plain values only.
+
+    step : optimiser steps done; the learning rate and the seed of dropout follow from it
+    epoch, step_in_epoch : the sampler's next position     bad_steps_in_row : skipped just before
+    optimiser : state dict, empty in a finished model     units_model : bytes of the SentencePiece model
+    pieces : the teacher's ids that the decoders know, None without decoders
+    totals : of the whole run so far: skipped_steps, seconds, audio_seconds, data_wait_seconds
+    loss_scale : state of the gradient scaler, empty unless precision is float16
+    """
+
+    config: StudentConfig
+    model: Mapping[str, Tensor]
+    optimiser: Mapping[str, Any]
+    step: int
+    epoch: int
+    step_in_epoch: int
+    bad_steps_in_row: int
+    totals: Mapping[str, float]
+    loss_scale: Mapping[str, float]
+    units_model: bytes
+    pieces: tuple[int, ...] | None
+    cache_fingerprint: str
+    versions: Mapping[str, str]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write it to a partial name, force it to disk, rename. Raises StudentError where that fails."""
+    content = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
+    content |= {
+        "format_version": FORMAT_VERSION,
+        "config": asdict(checkpoint.config),
+        "model": dict(checkpoint.model),
+        "units_model": torch.frombuffer(bytearray(checkpoint.units_model), dtype=torch.uint8),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise StudentError(
+            f"{path}: cannot be written ({error}); earlier checkpoints are whole: free space and train again"
+        ) from None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint, its tensors on the CPU. Raises StudentError for a damaged or foreign file."""
+    try:
+        _refuse_altered(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # foreign bytes make the unpickler raise anything; it never runs them
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StudentError(
+            f"{path}: no readable checkpoint ({reason}); delete it to use an earlier one"
+        ) from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise StudentError(
+            f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}; train again"
+        )
+    content["config"] = config_from_tables(content["config"])
+    content["units_model"] = content["units_model"].numpy().tobytes()
+    return Checkpoint(**{name: content[name] for name in Checkpoint.__slots__})
+
+
+def _refuse_altered(path: Path) -> None:
+    """Raises BadZipFile where a part is not what its checksum says, which PyTorch writes and never reads."""
+    with zipfile.ZipFile(path) as archive:
+        altered = archive.testzip()
+    if altered is not None:
+        raise zipfile.BadZipFile(f"{altered} is not what was written")
+
+
+def config_from_tables(tables: Mapping[str, Mapping[str, Any]]) -> StudentConfig:
+    """The config that `dataclasses.asdict` took apart."""
+    types = typing.get_type_hints(StudentConfig)
+    return StudentConfig(**{name: types[name](**table) for name, table in tables.items()})

@@ -1,0 +1,384 @@
+"""A run in progress: its steps, its measurements on dev, and what it saves of itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from math import isfinite
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+
+from student.data.dataset import SpeechBatch, load_batches, sampled_waveforms
+from student.data.sampler import BatchSampler, Step
+from student.data.training_data import TrainingData, TrainingJob
+from student.errors import StudentError
+from student.loss.objective import Objective, combine, compute_objective, objective_weights
+from student.model.dropout import dropout_seed
+from student.model.student_model import Bert2CTC, inference_state
+from student.signals import StopRequest, TrainingInterrupted
+from student.training.checkpoint import Checkpoint, save_checkpoint
+from student.training.compilation import compile_or_say_why_not
+from student.training.device import choose_device, choose_precision, describe_device
+from student.training.distributed import ALONE, Ranks
+from student.training.fine_tuning import begin_from
+from student.training.gradient_shares import figures as gradient_figures
+from student.training.gradient_shares import gradient_products, product_names, scale_for
+from student.training.log import RunLog
+from student.training.memory import memory_advice, probe_memory
+from student.training.optimiser import build_optimiser, learning_rate
+from student.training.report import closing_lines, introduction, progress_note
+from student.training.run_folder import (
+    FINAL_NAME,
+    TrainingResult,
+    best_step,
+    dev_wers,
+    mark_best,
+    prune_checkpoints,
+    step_path,
+    write_result,
+)
+from student.training.spike_detection import LossWatch
+from student.training.validation import dev_figures, has_stopped_improving, is_among_best
+from teacher_cache.common.progress import Advance, progress
+
+_DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "sentencepiece", "soundfile", "numpy", "zarr")
+
+
+class Run:
+    """A run in progress: model, optimiser and position, all of which a checkpoint holds."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        data: TrainingData,
+        log: RunLog,
+        checkpoint: Checkpoint | None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.job, self.data, self.log, self.config, self.ranks = job, data, log, job.config, ranks
+        trainer = job.config.trainer
+        if trainer.threads:
+            torch.set_num_threads(trainer.threads)
+        self.device = choose_device(trainer.device) if ranks.world == 1 else ranks.device
+        self.precision = choose_precision(trainer.precision, self.device)
+        self.sampler = BatchSampler(
+            seconds_of=data.train.speech.seconds,
+            batch_seconds=trainer.batch_seconds,
+            micro_batch_seconds=trainer.micro_batch_seconds,
+            seed=trainer.seed,
+        )
+        self.step = self.epoch = self.step_in_epoch = self.bad_steps_in_row = 0
+        self.totals = {"skipped_steps": 0.0, "seconds": 0.0, "audio_seconds": 0.0, "data_wait_seconds": 0.0}
+        self.dev_wer: float | None = None
+        self.evaluated_step = self.saved_step = -1
+        torch.manual_seed(trainer.seed)
+        num_pieces = data.vocabulary.num_outputs if data.vocabulary else None
+        self.model = Bert2CTC(job.config, data.units.size, num_pieces)
+        if checkpoint is None and trainer.initial_checkpoint:
+            begin_from(Path(trainer.initial_checkpoint), self.model, job.config, data, log.say)
+        elif checkpoint is None:
+            self.model.features.to(self.device).fit(sampled_waveforms(data.train.speech, trainer.seed))
+        self.model.to(self.device)
+        ranks.share_weights(self.model)
+        self.optimiser = build_optimiser(self.model, trainer)
+        is_scaled = self.precision.dtype == torch.float16  # a scaler that is off passes everything on
+        self.scaler = GradScaler(self.device.type, enabled=is_scaled)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self._weights = objective_weights(job.config)
+        self._summed = ["loss", *self._weights, "unaligned", "heard_samples"]
+        self._heard_layers = (*job.config.conformer.taps, job.config.conformer.num_layers)
+        self._products = product_names(self._heard_layers)
+        padding, speech = self.sampler.padding_fraction(), data.train.speech
+        self.log.say(introduction(self.device, self.precision, self.model, speech, padding))
+        if trainer.compile:
+            self.log.say(compile_or_say_why_not(self.model, self.device))
+
+    def train(self, stop: StopRequest) -> None:
+        """Steps up to `max_steps`; a stop request ends it at the next step boundary with a checkpoint."""
+        trainer, (steps, batches) = self.config.trainer, self.begin()
+        self._evaluate_if_due()
+        with self._progress() as advance:
+            while self.step < trainer.max_steps and not self._stops_early():
+                stop.signal_number = self.ranks.largest(stop.signal_number)
+                if stop:
+                    self._interrupt(stop)
+                figures = self.train_step(next(steps), batches)
+                self.log.figures(self.step, "train", figures)
+                if self.step % trainer.checkpoint_every_steps == 0:
+                    self.save()  # before a long measurement: a queue that asks to stop does not wait for ever
+                self._evaluate_if_due()
+                advance(1, note=progress_note(figures))
+
+    def begin(self) -> tuple[Iterator[Step], Iterator[SpeechBatch]]:
+        """Steps from the run's position on and the batches that they take, once the largest have fitted."""
+        speech = self.data.train.speech
+        if self.device.type == "cuda":  # a CPU pages to disk before it refuses
+            probe_memory(self.model, self.sampler, self.epoch, speech, self.config, self._objective)
+        keys = (
+            [(step.epoch, int(index)) for index in batch]
+            for step in self.sampler.steps(self.epoch, self.step_in_epoch)
+            for batch in step.share(self.ranks.rank, self.ranks.world)
+        )
+        batches = load_batches(speech, keys, self.config.trainer.data_workers)
+        self.model.train()
+        return self.sampler.steps(self.epoch, self.step_in_epoch), batches
+
+    def _evaluate_if_due(self) -> None:
+        """Also where a run goes on from a step that was saved but not measured any more."""
+        if self.step and self.step % self.config.trainer.evaluate_every_steps == 0:
+            if self.evaluated_step != self.step:
+                self.evaluate()
+
+    def evaluate(self) -> None:
+        """Measure the dev split; a new best WER is saved at once."""
+        self.evaluated_step = self.step
+        if self.data.dev is None or not self.ranks.is_first:
+            return
+        figures = dev_figures(
+            self.model, self.data.dev, self.data.units, self.config, self.precision.dtype, self._is_aligned
+        )
+        self.log.figures(self.step, "dev", figures)
+        shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.log.say(f"step {self.step} dev: {shown}")
+        self.dev_wer = figures["wer"]
+        best, trainer = best_step(self.job.run_dir), self.config.trainer
+        if best is None or self.dev_wer < best[1]:
+            self.save()
+            mark_best(self.job.run_dir, self.step, self.dev_wer)
+        elif is_among_best(self.step, dev_wers(self.job.run_dir), trainer.keep_best_checkpoints):
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint of this step and prune older ones; the first rank does."""
+        if not self.ranks.is_first:
+            return
+        if self.saved_step != self.step:
+            path = step_path(self.job.run_dir, self.step)
+            save_checkpoint(path, self._checkpoint(self.model.state_dict(), self.optimiser.state_dict()))
+            self.saved_step = self.step
+        trainer = self.config.trainer
+        prune_checkpoints(self.job.run_dir, trainer.keep_checkpoints, trainer.keep_best_checkpoints)
+
+    def finish(self) -> TrainingResult:
+        """Evaluate where the last step was not, write final.pt and result.json; for the first rank."""
+        if self.evaluated_step != self.step:
+            self.evaluate()
+        self.save()
+        state = inference_state(self.model.state_dict())
+        save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
+        result = self._result(state)
+        write_result(self.job.run_dir, result)
+        for line in closing_lines(self.job.run_dir, result, self.config.trainer.early_stop_evaluations):
+            self.log.say(line)
+        return result
+
+    def _result(self, inference_weights: Mapping[str, Tensor]) -> TrainingResult:
+        """How the run stands now."""
+        best, trainer = best_step(self.job.run_dir), self.config.trainer
+        weights = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
+        return TrainingResult(
+            steps=self.step,
+            epoch=self.epoch,
+            dev_wer=self.dev_wer,
+            best_dev_wer=best[1] if best else None,
+            best_step=best[0] if best else None,
+            skipped_steps=int(self.totals["skipped_steps"]),
+            left_out_utterances=self.data.left_out,
+            padding_fraction=self.sampler.padding_fraction(),
+            seconds=self.totals["seconds"],
+            audio_seconds=self.totals["audio_seconds"],
+            data_wait_seconds=self.totals["data_wait_seconds"],
+            parameters=sum(weights.values()),
+            inference_parameters=sum(n for name, n in weights.items() if name in inference_weights),
+            cache_fingerprint=self.data.cache_fingerprint,
+            device=describe_device(self.device),
+            precision=self.precision.reason,
+            initial_checkpoint=trainer.initial_checkpoint,
+            stopped_early=self.step < trainer.max_steps,
+        )
+
+    def train_step(self, step: Step, batches: Iterator[SpeechBatch]) -> dict[str, float]:
+        """One optimiser step, or none where its loss or gradient is no number; its figures by name."""
+        started, trainer = time.monotonic(), self.config.trainer
+        torch.manual_seed(dropout_seed(trainer.seed, self.step, self.ranks.rank))
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        products: dict[str, Tensor] = {}
+        measures = self._measures_gradients()
+        heard_samples = waited = 0.0
+        for _ in step.share(self.ranks.rank, self.ranks.world):
+            asked = time.monotonic()
+            heard = next(batches)
+            waited += time.monotonic() - asked
+            heard_samples += float(heard.sample_lengths.sum())
+            with memory_advice(heard, self.config, self.device):
+                objective = self._objective(heard, step.num_utterances)
+                if measures:
+                    _add(products, gradient_products(objective.terms, self._weights, objective.output.hidden))
+                self.scaler.scale(objective.loss).backward()  # type: ignore[no-untyped-call]
+            # as weighed by the config, whatever the branch is scaled to: comparable from step to step
+            loss = combine(objective.terms, self._weights)
+            _add(sums, {"loss": loss, **objective.terms, "unaligned": objective.unaligned})
+        self.ranks.sum_gradients(self.model)
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
+        mine = {name: float(value) for name, value in sums.items()} | {"heard_samples": heard_samples}
+        figures = self.ranks.sum_figures(mine, self._summed)
+        heard_samples = figures.pop("heard_samples")
+        if self.config.decoder.attention == "free":
+            del figures["unaligned"]
+        if measures:
+            self._learn_shares({name: float(value) for name, value in products.items()})
+        figures["gradient_norm"] = float(norm)
+        rate, audio_seconds = learning_rate(self.step + 1, trainer), heard_samples / self._sample_rate_hz
+        watch = LossWatch(trainer.explosion_ratio, self.totals)
+        loss_per_second = figures["loss"] * step.num_utterances / audio_seconds
+        fault = watch.fault(figures["loss"], loss_per_second, figures["gradient_norm"])
+        if not fault:
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            self.scaler.step(self.optimiser)
+            watch.learn(loss_per_second)
+            self.bad_steps_in_row = 0
+        else:
+            self._skip(figures, fault)
+        self.scaler.update()
+        self.step += 1
+        self.epoch, self.step_in_epoch = step.epoch, step.step_in_epoch + 1
+        seconds = time.monotonic() - started
+        self.totals["seconds"] += seconds
+        self.totals["audio_seconds"] += audio_seconds
+        self.totals["data_wait_seconds"] += waited
+        return figures | {
+            "epoch": step.epoch,
+            "learning_rate": rate,
+            "audio_seconds_per_second": audio_seconds / seconds,
+            "data_wait_seconds": waited,
+        }
+
+    def _progress(self) -> AbstractContextManager[Advance]:
+        left = self.config.trainer.max_steps - self.step
+        if self.ranks.is_first:
+            return progress("training", total=left, unit="steps")
+        return nullcontext(lambda amount=1, note="": None)
+
+    def _objective(self, heard: SpeechBatch, num_utterances: int) -> Objective:
+        batch = self.data.train.training_batch(heard, self.model.features, self.device, self._is_aligned)
+        with torch.autocast(
+            self.device.type, self.precision.dtype, enabled=self.precision.dtype != torch.float32
+        ):
+            return compute_objective(self.model, batch, self.config, num_utterances, self.branch_scale)
+
+    @property
+    def branch_scale(self) -> float:
+        """What the branch's weights are multiplied by now; 1 until its gradient has been measured."""
+        return self.totals.get("branch_scale", 1.0)
+
+    @property
+    def _is_aligned(self) -> bool:
+        return self.step >= self.config.decoder.aligned_from_step
+
+    def _measures_gradients(self) -> bool:
+        """In the first step that has a branch, and then as often as the config says."""
+        every = self.config.objective.share_every_steps
+        return bool(every) and self.config.objective.uses_branch and self.step % every == 0
+
+    def _learn_shares(self, products: dict[str, float]) -> None:
+        """Log what the parts' gradients are at the taps, and set the branch's scale by them."""
+        products = self.ranks.sum_figures(products, self._products)
+        layers, share = self._heard_layers, self.config.objective.branch_share
+        self.log.figures(self.step + 1, "gradient", gradient_figures(products, layers, self.branch_scale))
+        scale = scale_for(share, products, layers) if share else None
+        if scale is not None:
+            self.totals["branch_scale"] = scale
+
+    @property
+    def _sample_rate_hz(self) -> int:
+        return self.config.features.sample_rate_hz
+
+    def _stops_early(self) -> bool:
+        """Decided from metrics.jsonl, so that a resumed run stops where an uninterrupted one does."""
+        patience = self.config.trainer.early_stop_evaluations
+        if not patience:
+            return False
+        wers = list(dev_wers(self.job.run_dir).values()) if self.ranks.is_first else []
+        return bool(self.ranks.largest(int(has_stopped_improving(wers, patience))))
+
+    def _skip(self, figures: dict[str, float], fault: str) -> None:
+        """Count a step that is not taken; a scaled loss beyond float16 is no fault: its scale falls."""
+        self.totals["skipped_steps"] += 1
+        scale = self.scaler.get_scale()
+        if isfinite(figures["loss"]) and not isfinite(figures["gradient_norm"]) and scale > 1:
+            self.log.say(f"step {self.step + 1}: skipped, gradients overflow at loss scale {scale:g}")
+            return
+        self.bad_steps_in_row += 1
+        self.log.say(f"step {self.step + 1}: skipped, {fault}")
+        if self.bad_steps_in_row >= self.config.trainer.max_bad_steps:
+            raise StudentError(
+                f"{self.bad_steps_in_row} steps in a row gave no sound loss (trainer.max_bad_steps), the "
+                f"last: {fault}; start a new run with a lower trainer.learning_rate (now "
+                f"{self.config.trainer.learning_rate:g}) or a longer trainer.warmup_steps"
+            )
+
+    def _interrupt(self, stop: StopRequest) -> None:
+        self.save()
+        raise TrainingInterrupted(
+            f"{stop.name}: saved at step {self.step} of {self.config.trainer.max_steps}; "
+            "the same command goes on from there",
+            stop.exit_code,
+        )
+
+    def _checkpoint(self, model: dict[str, Tensor], optimiser: dict[str, object]) -> Checkpoint:
+        vocabulary = self.data.vocabulary
+        return Checkpoint(
+            config=self.config,
+            model=model,
+            optimiser=optimiser,
+            step=self.step,
+            epoch=self.epoch,
+            step_in_epoch=self.step_in_epoch,
+            bad_steps_in_row=self.bad_steps_in_row,
+            totals=self.totals,
+            loss_scale=self.scaler.state_dict(),
+            units_model=self.data.units.model_bytes,
+            pieces=vocabulary.piece_ids if vocabulary else None,
+            cache_fingerprint=self.data.cache_fingerprint,
+            versions={name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.cache_fingerprint != self.data.cache_fingerprint:
+            raise StudentError(
+                f"the run began with cache {checkpoint.cache_fingerprint or 'none'}, not with "
+                f"{self.data.cache_fingerprint or 'none'}; name that one with --cache or start a new run"
+            )
+        if checkpoint.units_model != self.data.units.model_bytes:
+            raise StudentError(
+                f"{self.job.units_model}: not the units that the run began with; start a new run"
+            )
+        self.model.load_state_dict(dict(checkpoint.model))
+        self.optimiser.load_state_dict(dict(checkpoint.optimiser))
+        self.step, self.epoch, self.step_in_epoch = (
+            checkpoint.step,
+            checkpoint.epoch,
+            checkpoint.step_in_epoch,
+        )
+        self.saved_step = self.step
+        measured = dev_wers(self.job.run_dir)
+        if self.step in measured:
+            self.evaluated_step, self.dev_wer = self.step, measured[self.step]
+        self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, dict(checkpoint.totals)
+        if checkpoint.loss_scale:
+            self.scaler.load_state_dict(dict(checkpoint.loss_scale))
+        self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")
+
+
+def _add(sums: dict[str, Tensor], added: dict[str, Tensor]) -> None:
+    for name, value in added.items():
+        sums[name] = sums.get(name, 0) + value.detach()

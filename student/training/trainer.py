@@ -1,0 +1,69 @@
+"""Trains a student from manifests and a teacher cache; a run that stops anywhere goes on as if it had not."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+
+from student.data.training_data import TrainingJob, load_training_data
+from student.errors import StudentError
+from student.signals import TrainingInterrupted, stop_on_signals
+from student.training.checkpoint import Checkpoint, load_checkpoint, saved_steps, step_path
+from student.training.distributed import ALONE, Ranks
+from student.training.log import RunLog, SilentLog
+from student.training.run import Run
+from student.training.run_cache import hold_to_cache
+from student.training.run_folder import RunBusy, TrainingResult, read_result, run_lock
+
+__all__ = ["RunBusy", "TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
+
+
+def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
+    """Train until `max_steps` or an early stop, going on from the run folder's last checkpoint, if any.
+
+    Writes checkpoints/, tensorboard/, metrics.jsonl, log.txt and, at the end, final.pt and result.json.
+    ranks : this process among those that train together; all of them call this, the first one writes
+    Raises TrainingInterrupted after SIGTERM, SIGUSR1 or Ctrl-C, with a checkpoint of the step reached;
+    StudentError or CacheError where inputs do not fit each other, or where steps keep failing.
+    """
+    with ExitStack() as stack:
+        if ranks.is_first:
+            stack.enter_context(run_lock(job.run_dir))
+        stop = stack.enter_context(stop_on_signals())
+        finished = read_result(job.run_dir)
+        if finished is not None:
+            return finished
+        steps = saved_steps(job.run_dir)
+        checkpoint = load_checkpoint(step_path(job.run_dir, steps[-1])) if steps else None
+        if job.config.trainer.early_stop_evaluations and job.dev_manifest is None:
+            raise StudentError("trainer.early_stop_evaluations needs a dev split; name one in data.splits")
+        if checkpoint is not None:
+            _refuse_another_config(job, checkpoint)
+        ranks.wait()  # every rank has read the folder before the first one writes to it
+        done = checkpoint.step if checkpoint else 0
+        log = stack.enter_context(RunLog(job.run_dir, done) if ranks.is_first else SilentLog())
+        data = load_training_data(job, checkpoint.pieces if checkpoint else None, log.say)
+        if data.train.labels is not None and ranks.is_first:
+            hold_to_cache(job.run_dir, data.train.labels.reader.manifest, begins=checkpoint is None)
+        run = Run(job, data, log, checkpoint, ranks)
+        run.train(stop)
+        if ranks.is_first:
+            run.finish()
+        ranks.wait()
+        result = read_result(job.run_dir)
+        assert result is not None
+        return replace(result, already_finished=False)
+
+
+def _refuse_another_config(job: TrainingJob, checkpoint: Checkpoint) -> None:
+    differing = [
+        f"{table}.{key} {value!r}, now {now[table][key]!r}"
+        for now in [asdict(job.config)]
+        for table, entries in asdict(checkpoint.config).items()
+        for key, value in entries.items()
+        if now[table][key] != value
+    ]
+    if differing:
+        raise StudentError(
+            f"{job.run_dir}: began with another config ({'; '.join(differing)}); start a new run with RUN="
+        )

@@ -1,0 +1,1 @@
+"""A published cache leaves and arrives: as one file, or object by object."""

@@ -1,0 +1,26 @@
+"""The store as the student and the pipeline see it; the format behind it is in docs/cache_format.md."""
+
+from teacher_cache.store.manifest import Manifest, Recipe, read_manifest
+from teacher_cache.store.reader import TeacherCacheReader, TeacherTargets
+from teacher_cache.store.root import (
+    collect_garbage,
+    describe,
+    list_caches,
+    remove_cache,
+    resolve,
+    write_name,
+)
+
+__all__ = [
+    "Manifest",
+    "Recipe",
+    "TeacherCacheReader",
+    "TeacherTargets",
+    "collect_garbage",
+    "describe",
+    "list_caches",
+    "read_manifest",
+    "remove_cache",
+    "resolve",
+    "write_name",
+]

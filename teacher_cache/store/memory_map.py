@@ -1,0 +1,170 @@
+"""The rows of a view as one uncompressed file, written once and mapped by every process that reads it.
+
+A header line of JSON, then the columns one behind another. The file is made from the cache, is named after
+it, and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from teacher_cache.errors import CacheError
+from teacher_cache.passages import DIGEST_BYTES
+from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.layout import Layout
+from teacher_cache.store.view import Rows, View, read_rows, row_columns
+
+MAP_VERSION = 1
+HEADER_BYTES = 4096
+ALIGNMENT = 64
+HASHED_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class MapSections:
+    """Where each column lies. sections : name -> (first byte, dtype, shape); num_bytes : of the file."""
+
+    sections: dict[str, tuple[int, str, tuple[int, ...]]]
+    num_bytes: int
+
+    @staticmethod
+    def of(layout: Layout, view: View) -> MapSections:
+        """The columns of `Rows` behind the passages' digests (M, 16) and spans (M, 2)."""
+        shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+            "digest": ("|u1", (layout.num_passages, DIGEST_BYTES)),
+            "span": ("<i8", (layout.num_passages, 2)),
+        }
+        for name, (dtype, shape) in row_columns(layout, view).items():
+            shapes[name] = (dtype, (layout.num_rows, *shape))
+        sections, place = {}, HEADER_BYTES
+        for name, (dtype, shape) in shapes.items():
+            sections[name] = (place, dtype, shape)
+            size = np.dtype(dtype).itemsize * int(np.prod(shape))
+            place += -(-size // ALIGNMENT) * ALIGNMENT
+        return MapSections(sections, place)
+
+
+class MappedRows:
+    """Rows, digests and spans of a map file that `ensure_map` made; opening copies nothing.
+
+    digest : uint8 (M, 16), ascending     span : int64 (M, 2), first row and the one behind the last
+    """
+
+    def __init__(self, path: Path, layout: Layout, view: View) -> None:
+        where = MapSections.of(layout, view)
+        try:
+            if path.stat().st_size != where.num_bytes:  # a map that is too short would end in a signal
+                raise CacheError(f"{path}: not {where.num_bytes:,} bytes long; delete it and start again")
+            whole = np.memmap(path, np.uint8, mode="r")
+        except OSError as error:
+            raise CacheError(f"{path}: cannot map ({error.strerror}); start again to write it anew") from None
+        columns = {
+            name: np.frombuffer(whole, dtype, int(np.prod(shape)), place).reshape(shape)
+            for name, (place, dtype, shape) in where.sections.items()
+        }
+        self.digest, self.span = columns["digest"], columns["span"]
+        self._rows = Rows(*(columns[part.name] for part in fields(Rows)))
+
+    def rows(self, span: slice) -> Rows:
+        """A slice of the map."""
+        return self._rows[span]
+
+
+def map_path(folder: Path, fingerprint: str, view: View) -> Path:
+    """Where the map of a cache's view lies below a scratch folder."""
+    return folder / f"{fingerprint}-{view.name}.map"
+
+
+def ensure_map(path: Path, arrays: CacheArrays, fingerprint: str, view: View, spans: np.ndarray) -> None:
+    """Let `path` be a sound map: checked where it is there, written where it is not or is damaged.
+
+    spans : int64 (M, 2). Of several processes one writes while the others wait. The file gets its name
+    when it is whole; whoever has mapped a replaced one keeps it. Raises CacheError where it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            if not _is_sound(path, arrays.layout, fingerprint, view):
+                _write(path, arrays, fingerprint, view, spans)
+    except OSError as error:
+        raise CacheError(
+            f"{path}: cannot write the memory map ({error.strerror}); free space, name another folder with "
+            "BERT2CTC_SCRATCH, or raise trainer.label_memory_megabytes"
+        ) from error
+
+
+def _write(path: Path, arrays: CacheArrays, fingerprint: str, view: View, spans: np.ndarray) -> None:
+    where = MapSections.of(arrays.layout, view)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w+b") as stream:
+            # The space is claimed first: to run out of it in the middle would take as long as to succeed.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, where.num_bytes)
+            stream.truncate(where.num_bytes)
+            _put(stream, where, "digest", 0, arrays.read("passage/digest"))
+            _put(stream, where, "span", 0, spans)
+            for shard in range(arrays.layout.num_shards):
+                span = arrays.layout.shard_rows(shard)
+                rows = read_rows(arrays, view, span)
+                for part in fields(rows):
+                    _put(stream, where, part.name, span.start, getattr(rows, part.name))
+            stream.flush()
+            header = json.dumps({**_identity(fingerprint, view), "sha256": _sha256_behind_header(stream)})
+            stream.seek(0)
+            stream.write(header.encode("ascii").ljust(HEADER_BYTES - 1) + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _put(stream: IO[bytes], where: MapSections, name: str, row: int, values: np.ndarray) -> None:
+    place, dtype, shape = where.sections[name]
+    stored = np.ascontiguousarray(values, dtype)
+    stream.seek(place + row * np.dtype(dtype).itemsize * int(np.prod(shape[1:])))
+    stream.write(stored.tobytes())
+
+
+def _is_sound(path: Path, layout: Layout, fingerprint: str, view: View) -> bool:
+    """True where the file is this view's map, byte for byte as it was written."""
+    if not path.is_file() or path.stat().st_size != MapSections.of(layout, view).num_bytes:
+        return False
+    with path.open("rb") as stream:
+        try:
+            header: Any = json.loads(stream.read(HEADER_BYTES))
+        except ValueError:
+            return False
+        expected = {**_identity(fingerprint, view), "sha256": _sha256_behind_header(stream)}
+        return bool(header == expected)
+
+
+def _identity(fingerprint: str, view: View) -> dict[str, Any]:
+    return {"map_version": MAP_VERSION, "fingerprint": fingerprint, "view": view.name}
+
+
+def _sha256_behind_header(stream: IO[bytes]) -> str:
+    sha256 = hashlib.sha256()
+    stream.seek(HEADER_BYTES)
+    while block := stream.read(HASHED_BYTES):
+        sha256.update(block)
+    return sha256.hexdigest()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock that belongs to a map; a process that dies lets go of it."""
+    with path.with_name(f"{path.name}.lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,230 @@
+"""Reads labels at training speed: one binary search and a few slices per transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teacher_cache.errors import CacheError
+from teacher_cache.passages import DIGEST_BYTES
+from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.digest_index import DigestIndex
+from teacher_cache.store.layout import dequantise
+from teacher_cache.store.manifest import Manifest, read_manifest
+from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
+from teacher_cache.store.row_backends import HOLDS, ChunkRows, MemoryRows, RowHolder
+from teacher_cache.store.view import TAIL_POLICIES, Rows, View, log_mass, row_bytes
+
+MEGABYTE = 1 << 20
+MEMORY_MEGABYTES = 4096.0
+NAMED_IN_ERRORS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTargets:
+    """The teacher's labels for one transcript of U pieces, k' candidates each.
+
+    gold_ids : int32 (U,)       the transcript's own pieces
+    top_ids : int32 (U, k')     candidates, likeliest first
+    top_logprobs : float32 (U, k')   natural log at the reader's temperature; under "bucket" normalised
+        over the full vocabulary, under "renormalise" over the k'
+    tail_logprob : float32 (U,)      natural log of the mass outside the k'; -inf under "renormalise"
+    """
+
+    gold_ids: np.ndarray
+    top_ids: np.ndarray
+    top_logprobs: np.ndarray
+    tail_logprob: np.ndarray
+
+
+class TeacherCacheReader:
+    """Labels by passage digest. Never writes to the cache, and raises CacheError rather than guess.
+
+    top_k : k' <= K, None for K     temperature : any under tail="renormalise", a stored one under "bucket"
+    tail : "bucket" keeps the mass outside the k' as one number, "renormalise" drops it
+    hold : where rows are kept. "memory": read once, in this process. "map": an uncompressed file below
+        `scratch`, written once per cache and view and mapped by every process that reads it. "chunks": the
+        chunks used last. "auto": memory where the rows fit `memory_megabytes`, else a map where there is a
+        `scratch`, else chunks of so many megabytes. The labels are the same whichever it is.
+
+    Attributes: fingerprint, manifest, view, hold (never "auto"), top_k. `vocabulary` and `is_special` are
+    read on first use. Opening touches the manifest alone, and pickling takes settings and no rows: a data
+    worker, however it starts, opens the rest itself. `prepare` before workers start leaves them only the map.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+        tail: str = "bucket",
+        hold: str = "auto",
+        memory_megabytes: float = MEMORY_MEGABYTES,
+        scratch: Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.manifest: Manifest = read_manifest(self.path)
+        self.fingerprint = self.manifest.fingerprint
+        layout = self.manifest.layout
+        self.view = View(layout.top_k if top_k is None else top_k, float(temperature), tail)
+        self.top_k, self.temperature, self.tail = self.view.top_k, self.view.temperature, tail
+        self._refuse_what_is_not_held()
+        self.memory_megabytes = memory_megabytes
+        self.scratch = None if scratch is None else Path(scratch).absolute()  # workers may stand elsewhere
+        self.hold = self._choose(hold)
+        self._is_map_checked = False
+
+    def _refuse_what_is_not_held(self) -> None:
+        layout, view = self.manifest.layout, self.view
+        if not 1 <= view.top_k <= layout.top_k:
+            raise CacheError(
+                f"top_k {view.top_k} is not in 1..{layout.top_k} of cache {self.fingerprint}; lower "
+                "[objective] top_k, or build with a larger [cache] top_k"
+            )
+        if view.tail not in TAIL_POLICIES:
+            raise CacheError(f"tail {view.tail!r} is not one of {TAIL_POLICIES}; set [objective] tail")
+        stored = ", ".join(f"{value:g}" for value in layout.temperatures)
+        if view.tail == "bucket" and view.temperature not in layout.temperatures:
+            raise CacheError(
+                f"temperature {view.temperature:g} is not stored in cache {self.fingerprint} ({stored} are); "
+                'take one of them, or set [objective] tail = "renormalise"'
+            )
+        if not view.temperature > 0:
+            raise CacheError(
+                f"temperature {view.temperature:g} must be positive; set [objective] temperature"
+            )
+        receipts = [receipt.shard for receipt in self.manifest.receipts]
+        if receipts != list(range(layout.num_shards)):
+            raise CacheError(
+                f"{self.path}: receipts of {len(receipts)} shards, {layout.num_shards} needed; rebuild with "
+                "`bert2ctc cache build`"
+            )
+
+    def _choose(self, hold: str) -> str:
+        if hold not in HOLDS:
+            raise CacheError(f"hold {hold!r} is not one of {HOLDS}; leave it out")
+        if hold == "map" and self.scratch is None:
+            raise CacheError("a memory map needs a folder; name one with BERT2CTC_SCRATCH")
+        if hold != "auto":
+            return hold
+        if self.num_bytes <= self.memory_megabytes * MEGABYTE:
+            return "memory"
+        return "chunks" if self.scratch is None else "map"
+
+    @property
+    def num_bytes(self) -> int:
+        """What every row of the view takes, uncompressed."""
+        return row_bytes(self.manifest.layout, self.view) * self.manifest.layout.num_rows
+
+    def __len__(self) -> int:
+        return self.manifest.layout.num_passages
+
+    def __contains__(self, digest: bytes) -> bool:
+        return self._index.place(digest) >= 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a spawned worker gets: the settings; it opens the arrays itself."""
+        loaded = ("_arrays", "_index", "_spans", "_holder", "_map", "vocabulary", "is_special")
+        return {name: value for name, value in self.__dict__.items() if name not in loaded}
+
+    def prepare(self) -> None:
+        """Do now what the first use would do: read the rows into memory, or write and check the map."""
+        self._holder  # noqa: B018  # a cached property
+        self._index  # noqa: B018
+
+    def targets(self, digest: bytes) -> TeacherTargets:
+        """The labels of one passage; CacheError where the cache does not hold it."""
+        place = self._index.place(digest)
+        if place < 0:
+            raise CacheError(
+                f"cache {self.fingerprint} holds no passage {digest.hex()}; label it with "
+                "`bert2ctc cache build`"
+            )
+        start, stop = self._spans[place]
+        return self._targets_of(self._holder.rows(slice(int(start), int(stop))))
+
+    def _targets_of(self, rows: Rows) -> TeacherTargets:
+        """Labels in memory of their own: a view would let its user change what is held."""
+        logprobs = dequantise(rows.steps, self.temperature)
+        if self.tail == "renormalise":
+            logprobs -= log_mass(logprobs)[:, None]
+        elif self.temperature != 1:
+            logprobs -= rows.lognorm[:, None]
+        return TeacherTargets(
+            gold_ids=rows.gold_id.astype(np.int32),
+            top_ids=rows.top_id.astype(np.int32),
+            top_logprobs=logprobs,
+            tail_logprob=np.array(rows.tail_logprob),
+        )
+
+    def require(self, digest_of: Mapping[str, bytes]) -> None:
+        """CacheError that names the first utterances (key of `digest_of`) whose passage is not held."""
+        if not digest_of:
+            return
+        digests = np.frombuffer(b"".join(digest_of.values()), np.uint8).reshape(-1, DIGEST_BYTES)
+        places = self._index.places(digests)
+        names = [name for name, place in zip(digest_of, places, strict=True) if place < 0]
+        if names:
+            more = f" and {len(names) - NAMED_IN_ERRORS:,} more" if len(names) > NAMED_IN_ERRORS else ""
+            raise CacheError(
+                f"cache {self.fingerprint} holds no labels for {', '.join(names[:NAMED_IN_ERRORS])}{more} of "
+                f"{len(digest_of):,} utterances; label them with `bert2ctc cache build`"
+            )
+
+    @cached_property
+    def _arrays(self) -> CacheArrays:
+        arrays = CacheArrays(self.path)
+        if arrays.layout != self.manifest.layout:
+            raise CacheError(
+                f"{self.path}: arrays and manifest differ ({arrays.layout} and {self.manifest.layout}); "
+                "check the cache with `bert2ctc cache verify`"
+            )
+        return arrays
+
+    @cached_property
+    def _index(self) -> DigestIndex:
+        return DigestIndex(self._map.digest if self.hold == "map" else self._arrays.read("passage/digest"))
+
+    @cached_property
+    def _spans(self) -> np.ndarray:
+        return self._map.span if self.hold == "map" else self._read_spans()
+
+    def _read_spans(self) -> np.ndarray:
+        start = self._arrays.read("passage/start")
+        return np.stack([start, start + self._arrays.read("passage/length")], axis=1)
+
+    @cached_property
+    def _holder(self) -> RowHolder:
+        if self.hold == "map":
+            return self._map
+        if self.hold == "memory":
+            return MemoryRows(self._arrays, self.view)
+        return ChunkRows(self._arrays, self.view, int(self.memory_megabytes * MEGABYTE))
+
+    @cached_property
+    def _map(self) -> MappedRows:
+        """Checked byte by byte once; a process that was sent a reader relies on the one that sent it."""
+        assert self.scratch is not None, "a reader that holds a map was given a folder for it"
+        path = map_path(self.scratch, self.fingerprint, self.view)
+        if not self._is_map_checked:
+            ensure_map(path, self._arrays, self.fingerprint, self.view, self._read_spans())
+            self._is_map_checked = True
+        return MappedRows(path, self.manifest.layout, self.view)
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The teacher's pieces in id order."""
+        text = self._arrays.read("vocabulary/utf8").tobytes()
+        ends = self._arrays.read("vocabulary/end").tolist()
+        return [text[start:end].decode("utf-8") for start, end in zip([0, *ends], ends, strict=False)]
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """Bool (V,): pieces that no transcript is made of."""
+        return self._arrays.read("vocabulary/is_special").astype(bool)

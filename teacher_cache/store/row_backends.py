@@ -1,0 +1,78 @@
+"""Two of the three places of a view's rows while a run reads them: memory, and the chunks used last."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import fields
+from typing import Protocol
+
+import numpy as np
+
+from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.layout import CHUNK_ROWS
+from teacher_cache.store.view import Rows, View, read_rows, row_columns
+
+HOLDS = ("auto", "memory", "map", "chunks")
+
+
+class RowHolder(Protocol):
+    """Any consecutive rows of a cache."""
+
+    def rows(self, span: slice) -> Rows:
+        """The rows of a span within the cache; views of what is held, not to be written to."""
+        ...
+
+
+class MemoryRows:
+    """Every row in this process's memory, read shard by shard: no more than one shard is held twice."""
+
+    def __init__(self, arrays: CacheArrays, view: View) -> None:
+        layout = arrays.layout
+        self._rows = Rows(
+            *(
+                np.empty((layout.num_rows, *shape), dtype)
+                for dtype, shape in row_columns(layout, view).values()
+            )
+        )
+        for shard in range(layout.num_shards):
+            span = layout.shard_rows(shard)
+            rows = read_rows(arrays, view, span)
+            for part in fields(rows):
+                getattr(self._rows, part.name)[span] = getattr(rows, part.name)
+
+    def rows(self, span: slice) -> Rows:
+        """A slice of what is held."""
+        return self._rows[span]
+
+
+class ChunkRows:
+    """The chunks used last, up to so many bytes and at least one; the others are read from the store."""
+
+    def __init__(self, arrays: CacheArrays, view: View, limit_bytes: int) -> None:
+        self._arrays, self._view, self._limit = arrays, view, limit_bytes
+        self._held: OrderedDict[int, Rows] = OrderedDict()
+        self.held_bytes = 0
+
+    def rows(self, span: slice) -> Rows:
+        """The rows of one to a few chunks."""
+        first, last = span.start // CHUNK_ROWS, max(span.stop - 1, span.start) // CHUNK_ROWS
+        parts = []
+        for chunk in range(first, last + 1):
+            start = chunk * CHUNK_ROWS
+            within = slice(max(span.start - start, 0), min(span.stop - start, CHUNK_ROWS))
+            parts.append(self._chunk(chunk)[within])
+        return Rows.concatenate(parts)
+
+    def _chunk(self, number: int) -> Rows:
+        rows = self._held.get(number)
+        if rows is not None:
+            self._held.move_to_end(number)
+            return rows
+        start = number * CHUNK_ROWS
+        stop = min(start + CHUNK_ROWS, self._arrays.layout.num_rows)
+        rows = read_rows(self._arrays, self._view, slice(start, stop))
+        self._held[number] = rows
+        self.held_bytes += rows.num_bytes
+        while self.held_bytes > self._limit and len(self._held) > 1:
+            self.held_bytes -= self._held.popitem(last=False)[1].num_bytes
+        return rows

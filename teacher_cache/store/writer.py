@@ -1,0 +1,208 @@
+"""Writes a build, one whole shard at a time with a receipt behind it, and publishes it by one rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from teacher_cache.errors import CacheError
+from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.layout import Layout
+from teacher_cache.store.manifest import (
+    Manifest,
+    Receipt,
+    contents_sha256,
+    fingerprint,
+    read_manifest,
+    read_receipts,
+    remove_receipt,
+    write_manifest,
+    write_receipt,
+)
+from teacher_cache.store.rows import RowBlock, checksum, encode, fault_of, mass_at
+from teacher_cache.store.verify import shard_fault, table_sha256
+
+
+class CacheWriter:
+    """A build in its folder. Processes may write different shards at once; nothing is locked."""
+
+    def __init__(self, arrays: CacheArrays) -> None:
+        self._arrays = arrays
+        self.building = arrays.path
+        self.layout = arrays.layout
+
+    @staticmethod
+    def create(building: Path, layout: Layout) -> CacheWriter:
+        """A new build with every array unwritten."""
+        return CacheWriter(CacheArrays.create(building, layout))
+
+    @staticmethod
+    def open(building: Path) -> CacheWriter:
+        """A build that `create` began, in this process or another."""
+        return CacheWriter(CacheArrays(building, "r+"))
+
+    def write_shard(self, shard: int, rows: RowBlock, seconds: float = 0.0, device: str = "") -> Receipt:
+        """Write every row of one shard, then its receipt.
+
+        Raises CacheError, and writes nothing, for NaN, a wrong number of rows, ids outside the
+        vocabulary, or a top K and tail that do not make 1 within 1e-3.
+        """
+        place = self.layout.shard_rows(shard)
+        fault = fault_of(rows, self.layout)
+        if len(rows) != place.stop - place.start:
+            fault = f"{len(rows)} rows where the shard has {place.stop - place.start}"
+        if fault:
+            raise CacheError(
+                f"shard {shard}: {fault}; nothing was written; check the teacher's files, then rerun "
+                "`bert2ctc cache build`"
+            )
+        stored = encode(rows, self.layout)
+        remove_receipt(self.building, shard)
+        for name, values in stored.items():
+            region = place if values.ndim == 1 else (place, slice(None))
+            self._arrays.write(name, region, values)
+        receipt = Receipt(
+            shard=shard,
+            rows=len(rows),
+            sha256=checksum(stored),
+            mass_at=mass_at(rows),
+            seconds=seconds,
+            device=device,
+        )
+        write_receipt(self.building, receipt)
+        return receipt
+
+    def write_passages(self, start: np.ndarray, length: np.ndarray, digest: np.ndarray) -> None:
+        """Write which rows each passage has: start, length (M,) and digest uint8 (M, 16), ascending.
+
+        Raises CacheError where they are unsorted or do not cover every row once, in order.
+        """
+        contents_sha256(digest)  # refuses what does not ascend
+        count, rows = self.layout.num_passages, self.layout.num_rows
+        ends = np.cumsum(length, dtype=np.int64)
+        whole = len(start) == len(length) == len(digest) == count and np.min(length) > 0
+        if not (whole and ends[-1] == rows and np.array_equal(start, ends - length)):
+            raise CacheError(
+                f"{len(digest)} passages with {int(np.sum(length))} rows do not lie one after another in "
+                f"{count} passages with {rows} rows; remove {self.building} and rerun `bert2ctc cache build`"
+            )
+        self._arrays.write("passage/start", np.s_[:], np.asarray(start, "<i8"))
+        self._arrays.write("passage/length", np.s_[:], np.asarray(length, "<i4"))
+        self._arrays.write("passage/digest", np.s_[:], digest)
+
+    def write_vocabulary(self, pieces: Sequence[str], is_special: np.ndarray) -> None:
+        """Write the teacher's pieces in id order, and bool (V,): which of them are special."""
+        if not len(pieces) == len(is_special) == self.layout.vocab_size:
+            raise CacheError(
+                f"{len(pieces)} pieces where the teacher has {self.layout.vocab_size}; restore its tokenizer "
+                "files, then rerun `bert2ctc cache build`"
+            )
+        encoded = [piece.encode("utf-8") for piece in pieces]
+        self._arrays.write_vocabulary_bytes(np.frombuffer(b"".join(encoded), np.uint8))
+        ends = np.cumsum([len(piece) for piece in encoded], dtype=np.int64)
+        self._arrays.write("vocabulary/end", np.s_[:], ends.astype("<i8"))
+        self._arrays.write("vocabulary/is_special", np.s_[:], np.asarray(is_special, np.uint8))
+
+    def receipts(self) -> dict[int, Receipt]:
+        """Shard -> receipt of every shard that is written whole."""
+        return read_receipts(self.building)
+
+
+def publish(building: Path, root: Path, manifest: Manifest) -> Path:
+    """Check a build against its receipts, write its manifest and rename it to `<root>/<fingerprint>`.
+
+    manifest : without receipts and tables_sha256, which are filled in from what lies on the disk
+    Returns the published folder. Where it exists already, it is left as it is and the build is removed.
+    Raises CacheError, and publishes nothing, for a missing or unequal shard or a foreign fingerprint.
+    """
+    target = root / manifest.fingerprint
+    if target.exists():
+        read_manifest(target)
+        shutil.rmtree(building)
+        return target
+    arrays = CacheArrays(building)
+    receipts = _whole_receipts(arrays, manifest)
+    digests = arrays.read("passage/digest")
+    found = fingerprint(manifest.recipe, digests)
+    if found != manifest.fingerprint:
+        raise CacheError(
+            f"{building}: its passages and recipe make fingerprint {found}, not {manifest.fingerprint}; "
+            "remove the build with `bert2ctc cache gc --yes` and build again"
+        )
+    manifest = replace(
+        manifest,
+        receipts=tuple(receipts.values()),
+        contents_sha256=contents_sha256(digests),
+        tables_sha256=table_sha256(arrays),
+    )
+    for partial in building.rglob("*.partial"):
+        partial.unlink()  # of a writer that was killed
+    _flush(building)
+    write_manifest(building, manifest)
+    _flush_folder(building)
+    _rename(building, target)
+    return target
+
+
+def _whole_receipts(arrays: CacheArrays, manifest: Manifest) -> dict[int, Receipt]:
+    """The receipts of every shard of a build; CacheError where one is missing or its rows are others."""
+    building, receipts = arrays.path, read_receipts(arrays.path)
+    if arrays.layout != manifest.layout:
+        raise CacheError(
+            f"{building}: built as {arrays.layout}, manifest says {manifest.layout}; remove the build with "
+            "`bert2ctc cache gc --yes` and build again"
+        )
+    missing = [shard for shard in range(arrays.layout.num_shards) if shard not in receipts]
+    if missing:
+        raise CacheError(
+            f"{building}: {len(missing)} of {arrays.layout.num_shards} shards lack a receipt (shard "
+            f"{missing[0]} first); rerun `bert2ctc cache build` to finish it"
+        )
+    for shard, receipt in receipts.items():
+        fault = shard_fault(arrays, receipt)
+        if fault:
+            raise CacheError(
+                f"{building}: {fault}; delete receipts/{shard}.json and rerun `bert2ctc cache build`"
+            )
+    return receipts
+
+
+def publish_as_it_is(folder: Path, target: Path) -> None:
+    """Publish a verified cache that came with its manifest: flush every file, then rename the folder."""
+    _flush(folder)
+    _flush_folder(folder)
+    _rename(folder, target)
+
+
+def _rename(building: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(building, target)
+    except OSError as error:
+        raise CacheError(
+            f"{target}: cannot publish ({error.strerror}); see the disk, then rerun `bert2ctc cache build`"
+        ) from error
+    _flush_folder(target.parent)
+
+
+def _flush(folder: Path) -> None:
+    """Rows reach the disk before the name that vouches for them."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _flush_folder(path)
+        else:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

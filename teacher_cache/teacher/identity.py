@@ -1,0 +1,81 @@
+"""Who the teacher is: the hashes of its files for the fingerprint, its name and licence for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from teacher_cache.errors import CacheError
+from teacher_cache.store.manifest import TeacherIdentity
+
+TEACHER_NOTE = "bert2ctc_teacher.json"
+# What can decide a label. Whatever else lies in the folder (README, optimiser, our own note) may change.
+HASHED_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+)
+# Their position table begins after the padding id (transformers, create_position_ids_from_input_ids).
+OFFSET_POSITION_MODELS = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
+
+
+def identify_teacher(folder: Path) -> TeacherIdentity:
+    """Hash a Hugging Face folder and read who its model is; CacheError without config or safetensors.
+
+    `bert2ctc_teacher.json`, where present, gives name, model, revision, licence and normaliser.
+    """
+    config = _read_json(folder / "config.json")
+    note = _read_json(folder / TEACHER_NOTE) if (folder / TEACHER_NOTE).is_file() else {}
+    files = sorted({path for pattern in HASHED_FILES for path in folder.glob(pattern)})
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise CacheError(
+            f"{folder}: no *.safetensors weights; save the model again with "
+            "`model.save_pretrained(folder)`, or name another teacher under [teacher]"
+        )
+    try:
+        max_tokens = int(config["max_position_embeddings"])
+        if config.get("model_type") in OFFSET_POSITION_MODELS:
+            max_tokens -= int(config["pad_token_id"]) + 1
+        vocab_size = int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheError(f"{folder}/config.json lacks {error}; name a masked language model") from None
+    return TeacherIdentity(
+        name=str(note.get("name") or folder.name),
+        model=str(note.get("model") or ""),
+        revision=str(note.get("revision") or ""),
+        licence=str(note.get("licence") or ""),
+        files_sha256={path.name: _sha256_of_file(path) for path in files},
+        vocab_size=vocab_size,
+        max_tokens=max_tokens,
+        normaliser=dict(note.get("normaliser") or {}),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CacheError(
+            f"{path}: no such file; train a teacher with `bert2ctc teacher train`, or name a folder "
+            "under [teacher] model"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path}: unreadable ({error}); restore the teacher's folder") from None
+    if not isinstance(entry, dict):
+        raise CacheError(f"{path}: not a JSON object; restore the teacher's folder")
+    return entry
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,120 @@
+"""What a teacher's training is asked for and gives back, and the recipe that tells two requests apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
+from teacher_cache.errors import CacheError
+from teacher_cache.teacher.identity import identify_teacher
+from teacher_cache.teacher_training.text import SentenceCounts
+
+HELD_OUT_SENTENCES = 1024  # that figures are taken on
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutFigures:
+    """How well masked tokens of sentences that training never saw are filled.
+
+    masked_accuracy : 0..1     perplexity : exp of the mean negative log probability
+    """
+
+    masked_accuracy: float
+    perplexity: float
+    masked_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherTrainingRequest:
+    """What to train, on what, and where to.
+
+    text_paths : the files of config.text     vocabulary_path : where config.vocabulary is a path
+    transcripts : normalised; they will be labelled, so no sentence that overlaps one is trained on
+    normalise, unspeakable, normaliser : the transcripts' normaliser, what it raises, its identity
+    output : the teacher's final folder     scratch : tokens and checkpoints; removed at the end
+    device : "cpu", "cuda" or "mps"
+    """
+
+    config: TeacherTrainingConfig
+    teacher: TeacherConfig
+    text_paths: tuple[Path, ...]
+    vocabulary_path: Path | None = None
+    transcripts: Sequence[str]
+    normalise: Callable[[str], str]
+    unspeakable: type[Exception]
+    normaliser: Mapping[str, Any]
+    output: Path
+    scratch: Path
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherTrainingResult:
+    """A finished teacher; every figure is of the run that trained it, also where its folder is reused.
+
+    sentences : what became of the text; of those kept, `num_trained` were drawn for training
+    on_transcripts : the same figures on transcripts, which it never trained on either
+    resumed_step : 0 where the training ran in one go
+    """
+
+    folder: Path
+    reused: bool
+    before: HeldOutFigures
+    after: HeldOutFigures
+    on_transcripts: HeldOutFigures | None
+    sentences: SentenceCounts
+    num_trained: int
+    seconds: float
+    tokens_per_second: float
+    precision: str
+    resumed_step: int
+
+
+def training_recipe(request: TeacherTrainingRequest) -> dict[str, Any]:
+    """Everything that decides the weights, JSON-ready: two equal recipes train the same teacher."""
+    for path in (*request.text_paths, *filter(None, [request.vocabulary_path])):
+        if not path.is_file():
+            raise CacheError(f"{path}: no such file; put it there, or name another under [teacher_training]")
+    settings = asdict(request.config)
+    del settings["save_every_steps"]  # decides nothing
+    base: dict[str, Any] = {"model": request.teacher.model, "revision": request.teacher.revision}
+    if request.teacher.model and Path(request.teacher.model).expanduser().is_dir():
+        base["files_sha256"] = identify_teacher(Path(request.teacher.model).expanduser()).files_sha256
+    transcripts = "\n".join(sorted(set(request.transcripts)))
+    recipe = {
+        "config": settings,
+        "base": base,
+        "text_sha256": [_sha256_of_file(path) for path in request.text_paths],
+        "vocabulary_sha256": _sha256_of_file(request.vocabulary_path) if request.vocabulary_path else "",
+        "normaliser": dict(request.normaliser),
+        "transcripts_sha256": hashlib.sha256(transcripts.encode()).hexdigest(),
+    }
+    return dict(json.loads(json.dumps(recipe)))
+
+
+def result_from_note(folder: Path, note: Mapping[str, Any], *, reused: bool) -> TeacherTrainingResult:
+    """The result that a teacher's note tells of."""
+    transcripts = note["on_transcripts"]
+    return TeacherTrainingResult(
+        folder=folder,
+        reused=reused,
+        before=HeldOutFigures(**note["before"]),
+        after=HeldOutFigures(**note["after"]),
+        on_transcripts=HeldOutFigures(**transcripts) if transcripts else None,
+        sentences=SentenceCounts(**note["sentences"]),
+        num_trained=note["num_trained"],
+        seconds=note["seconds"],
+        tokens_per_second=note["tokens_per_second"],
+        precision=note["precision"],
+        resumed_step=note["resumed_step"],
+    )
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,154 @@
+"""A checkpoint is whole or not there, holds everything, and runs nothing when it is read."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from student.config import AugmentationConfig, ConformerConfig, StudentConfig
+from student.errors import StudentError
+from student.training import checkpoint as checkpoints
+from student.training.checkpoint import (
+    FINAL_NAME,
+    Checkpoint,
+    best_step,
+    load_checkpoint,
+    mark_best,
+    model_path,
+    prune_checkpoints,
+    save_checkpoint,
+    saved_steps,
+    step_path,
+)
+
+
+def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
+    model = torch.nn.Linear(weights, 2)
+    optimiser = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, weights)).sum().backward()
+    optimiser.step()
+    return Checkpoint(
+        config=StudentConfig(
+            conformer=ConformerConfig(num_layers=3, taps=(1, 2)),
+            augmentation=AugmentationConfig(speed_factors=(0.9, 1.0)),
+        ),
+        model=model.state_dict(),
+        optimiser=optimiser.state_dict(),
+        step=step,
+        epoch=2,
+        step_in_epoch=3,
+        bad_steps_in_row=1,
+        totals={"seconds": 1.5},
+        loss_scale={"scale": 1024.0},
+        units_model=bytes(range(256)),
+        pieces=(3, 5),
+        cache_fingerprint="abc",
+        versions={"torch": "2"},
+    )
+
+
+def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    saved = checkpoint_of()
+    save_checkpoint(tmp_path / "a.pt", saved)
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    tensors = {"model": saved.model, "optimiser": saved.optimiser}
+    assert replace(loaded, **tensors) == saved
+    assert all(torch.equal(loaded.model[name], tensor) for name, tensor in saved.model.items())
+    assert torch.equal(loaded.optimiser["state"][0]["exp_avg"], saved.optimiser["state"][0]["exp_avg"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_checkpoint_without_decoders_has_no_pieces(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.pt", replace(checkpoint_of(), pieces=None))
+    assert load_checkpoint(tmp_path / "a.pt").pieces is None
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "absent", "flipped"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, checkpoint_of())
+    whole = path.read_bytes()
+    weights = load_checkpoint(path).model["weight"].numpy().tobytes()
+    flipped = whole.replace(weights, bytes([weights[0] ^ 64]) + weights[1:])
+    files = {"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello", "flipped": flipped}
+    path.write_bytes(files.get(damage, whole))
+    if damage == "absent":
+        path.unlink()
+    with pytest.raises(StudentError, match=r"a\.pt") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path, ("/",)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"format_version": 1, "model": RunsCode()}, tmp_path / "a.pt")
+    with pytest.raises(StudentError, match="no readable checkpoint"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("content", [{"format_version": 99}, {"weights": 1}, torch.ones(2)])
+def test_another_format_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(StudentError, match="format"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@contextmanager
+def files_no_larger_than(limit_bytes: int) -> Iterator[None]:
+    """The system refuses to grow a file beyond the limit, as a full disk would.
+
+    Held for as short as can be: the limit is the process's, and the runner's own log may be longer already.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_fills_up_loses_nothing_that_was_saved(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.pt", checkpoint_of(step=1))
+    with files_no_larger_than(20_000), pytest.raises(StudentError, match="free space"):
+        save_checkpoint(tmp_path / "a.pt", checkpoint_of(step=2, weights=50_000))
+    assert load_checkpoint(tmp_path / "a.pt").step == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_the_last_n_and_the_best_are_kept(tmp_path: Path) -> None:
+    for step in range(10, 60, 10):
+        save_checkpoint(step_path(tmp_path, step), checkpoint_of(step))
+    mark_best(tmp_path, 20, 0.25)
+    prune_checkpoints(tmp_path, keep=2)
+    assert saved_steps(tmp_path) == [20, 40, 50]
+    assert best_step(tmp_path) == (20, 0.25)
+
+
+def test_a_model_is_used_from_final_else_best_else_last(tmp_path: Path) -> None:
+    with pytest.raises(StudentError, match="bert2ctc train"):
+        model_path(tmp_path)
+    for step in (10, 20):
+        save_checkpoint(step_path(tmp_path, step), checkpoint_of(step))
+    assert model_path(tmp_path) == step_path(tmp_path, 20)
+    mark_best(tmp_path, 10, 0.1)
+    assert model_path(tmp_path) == step_path(tmp_path, 10)
+    save_checkpoint(tmp_path / FINAL_NAME, checkpoint_of())
+    assert model_path(tmp_path) == tmp_path / FINAL_NAME
+    assert model_path(step_path(tmp_path, 20)) == step_path(tmp_path, 20)
+
+
+def test_every_table_of_the_config_survives_as_plain_values() -> None:
+    from dataclasses import asdict
+
+    config = checkpoint_of().config
+    assert checkpoints.config_from_tables(asdict(config)) == config
