@@ -208,7 +208,7 @@ class TrainerConfig:
     micro_batch_seconds: float = setting(
         600.0, "padded audio that fits on one device at once", unit="s", above=0, high=1e7
     )
-    learning_rate: float = setting(2e-3, "at its peak", low=0, high=10)
+    learning_rate: float = setting(2e-3, "at its peak", low=0)
     warmup_steps: int = setting(1000, "a line up to the peak; a cosine down follows", unit="steps", low=0)
     final_learning_rate_fraction: float = setting(0.02, "of the peak, where the cosine ends", low=0, high=1)
     weight_decay: float = setting(1e-2, "of AdamW; biases and norms do not decay", low=0, high=10)
