@@ -21,7 +21,8 @@ from teacher_throughput import BATCH_TOKENS, read_transcripts
 from torch import Tensor
 
 from teacher_cache.passages import Passage
-from teacher_cache.teacher.masked_teacher import EncodedPassage, MaskedTeacher
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
+from teacher_cache.teacher.tokenizer import EncodedPassage
 
 TOP = 16
 NAMES = {"bfloat16": "bfloat16, same batches", "control": "float32, one copy a batch"}
@@ -32,7 +33,7 @@ def logits_of(teacher: MaskedTeacher, passage: EncodedPassage, batch_tokens: int
     """Float32 (U, V), at each piece of the passage while it is masked."""
     place = torch.arange(passage.own_start, passage.own_start + passage.own_length, device=teacher.device)
     copies = torch.from_numpy(passage.ids).to(teacher.device).repeat(len(place), 1)
-    copies[torch.arange(len(place), device=teacher.device), place] = teacher.mask_id
+    copies[torch.arange(len(place), device=teacher.device), place] = teacher.tokenizer.mask_id
     size = max(1, batch_tokens // copies.shape[1])
     logits = []
     for batch, masked in zip(copies.split(size), place.split(size), strict=True):
@@ -73,9 +74,9 @@ def summary(rows: np.ndarray) -> dict[str, float]:
 def measure(folder: Path, texts: list[str], device: str) -> dict[str, dict[str, float]]:
     """Figures of bfloat16 and of the control, by name, and the number of rows."""
     exact, half = (MaskedTeacher.load(folder, dtype, device) for dtype in ("float32", "bfloat16"))
-    is_special = torch.from_numpy(exact.is_special).to(exact.device)
+    is_special = torch.from_numpy(exact.tokenizer.is_special).to(exact.device)
     found: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
-    for passage in exact.encode([Passage("", text, "") for text in texts]):
+    for passage in exact.tokenizer.encode([Passage("", text, "") for text in texts]):
         tokens = BATCH_TOKENS[device]
         logits = logits_of(exact, passage, tokens)
         others = {

@@ -140,7 +140,7 @@ def measure(folder: Path, texts: Sequence[str], dtype: str, device: str, rounds:
     plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     same = AutoModelForMaskedLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
     teacher = MaskedTeacher.load(folder, dtype, device)
-    encoded = teacher.encode([Passage("", text, "") for text in texts])
+    encoded = teacher.tokenizer.encode([Passage("", text, "") for text in texts])
     wanted = np.ones(sum(passage.own_length for passage in encoded), dtype=bool)
     cache_config = CacheConfig(dtype=dtype)
     calls: dict[str, Callable[[], Any]] = {

@@ -244,7 +244,7 @@ def online_teacher(folder: Path, device: torch.device, dtype: torch.dtype) -> Ca
     def score(batch: TrainingBatch) -> None:
         assert batch.decoder is not None
         texts = [_text(pieces, len(special), row) for row in _rows(batch.decoder)]
-        encoded = teacher.encode([Passage("", text, "") for text in texts])
+        encoded = teacher.tokenizer.encode([Passage("", text, "") for text in texts])
         wanted = np.ones(sum(passage.own_length for passage in encoded), dtype=bool)
         teacher.score(encoded, wanted, config, 4096 if device.type == "cpu" else 65_536)
 

@@ -149,7 +149,7 @@ def draw(data: st.DataObject, teacher: Teacher) -> Drawn:
         masking=data.draw(st.sampled_from(["token", "whole_word"]), label="masking"),
         context="chapter" if context_words else "utterance",
         context_words=context_words,
-        top_k=data.draw(st.integers(1, min(len(teacher.ours.vocabulary) + 1, 20)), label="top_k"),
+        top_k=data.draw(st.integers(1, min(len(teacher.ours.tokenizer.vocabulary) + 1, 20)), label="top_k"),
         temperatures=data.draw(st.sampled_from([(1.0,), (0.5, 1.0), (1.0, 2.0)]), label="temperatures"),
     )
     texts = data.draw(st.lists(text, min_size=1, max_size=4), label="texts")
@@ -167,12 +167,12 @@ def build(root: Path, teacher: Teacher, drawn: Drawn) -> Path:
             BuildConfig(workers=1, batch_tokens=drawn.batch_tokens),
         )
     )
-    job.teacher = teacher.ours  # loaded once for all that is drawn
+    job.tokenizer = teacher.ours.tokenizer  # loaded once for all that is drawn
     plan = job.plan()
     layout = job.layout(plan)
     writer = CacheWriter.create(job.building, layout)
     writer.write_passages(job.starts, job.lengths, job.corpus.digests)
-    writer.write_vocabulary(job.teacher.vocabulary, job.teacher.is_special)
+    writer.write_vocabulary(job.tokenizer.vocabulary, job.tokenizer.is_special)
     assert isinstance(build_shard(job.task(plan, 0), "cpu"), Receipt)
     return publish(job.building, root, job.manifest(layout))
 

@@ -114,7 +114,7 @@ def test_a_machine_that_rounds_otherwise_made_a_sound_cache(
     """A machine that keeps every sum in float32 is as far from bfloat16 as any sound one can be."""
     copy = shutil.copytree(cache, tmp_path / cache.name)
     teacher = MaskedTeacher.load(bert_folder, "float32")
-    encoded = teacher.encode(sorted(passages(), key=lambda passage: passage.digest))
+    encoded = teacher.tokenizer.encode(sorted(passages(), key=lambda passage: passage.digest))
     wanted = np.ones(sum(passage.own_length for passage in encoded), dtype=bool)
     config = CacheConfig(top_k=8, masking="whole_word")
     change_rows(copy, lambda rows: teacher.score(encoded, wanted, config, 512))

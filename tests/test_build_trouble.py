@@ -173,6 +173,16 @@ def poisoned(source: Path, target: Path) -> Path:
     return target
 
 
+def beheaded(source: Path, target: Path) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    weights = load_file(target / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("cls.predictions.trans")}
+    save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
 def with_another_vocabulary(source: Path, target: Path) -> Path:
     shutil.copytree(source, target)
     other = tiny_bert(target.with_name("other"), words=["ship", "sea"])
@@ -185,6 +195,7 @@ def with_another_vocabulary(source: Path, target: Path) -> Path:
     ("spoil", "said"),
     [
         (poisoned, r"^\S+: shard \d+: the teacher yields NaN or infinity for passage '\w+"),
+        (beheaded, r"^\S+/teacher: weights are missing, among them cls"),  # before any worker starts
         (with_another_vocabulary, r"the tokenizer knows \d+ pieces, the model \d+"),
     ],
 )

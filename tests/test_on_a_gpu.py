@@ -54,7 +54,7 @@ def test_a_teacher_scores_as_on_the_cpu(bert_folder: Path) -> None:
     rows = []
     for device in ("cpu", "cuda"):
         teacher = MaskedTeacher.load(bert_folder, "float32", device)
-        encoded = teacher.encode([Passage("", text, "") for text in ("the ship sails", "a hat")])
+        encoded = teacher.tokenizer.encode([Passage("", text, "") for text in ("the ship sails", "a hat")])
         wanted = np.ones(sum(passage.own_length for passage in encoded), dtype=bool)
         rows.append(teacher.score(encoded, wanted, CacheConfig(top_k=8), 64))
     np.testing.assert_allclose(rows[1].top_logprob, rows[0].top_logprob, atol=1e-3)

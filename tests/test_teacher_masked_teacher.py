@@ -21,7 +21,7 @@ from teacher_cache.errors import CacheError
 from teacher_cache.passages import Passage
 from teacher_cache.store.rows import RowBlock
 from teacher_cache.teacher.identity import identify_teacher
-from teacher_cache.teacher.masked_teacher import MaskedTeacher
+from teacher_cache.teacher.masked_teacher import MaskedTeacher, require_scorable
 from teacher_cache.teacher.top_k import rank_logits
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -103,7 +103,7 @@ def bert(bert_folder: Path) -> MaskedTeacher:
 def score(
     teacher: MaskedTeacher, passages: list[Passage], config: CacheConfig, batch_tokens: int
 ) -> RowBlock:
-    encoded = teacher.encode(passages)
+    encoded = teacher.tokenizer.encode(passages)
     wanted = np.ones(sum(passage.own_length for passage in encoded), dtype=bool)
     return teacher.score(encoded, wanted, config, batch_tokens)
 
@@ -114,11 +114,13 @@ def reference_logprobs(folder: Path, teacher: MaskedTeacher, config: CacheConfig
 
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
     rows = []
-    for passage in teacher.encode(PASSAGES):
+    for passage in teacher.tokenizer.encode(PASSAGES):
         for piece, word in enumerate(passage.own_word):
             hidden = passage.own_word == word if config.masking == "whole_word" else [piece]
             ids = passage.ids.copy()
-            ids[passage.own_start : passage.own_start + passage.own_length][hidden] = teacher.mask_id
+            ids[passage.own_start : passage.own_start + passage.own_length][hidden] = (
+                teacher.tokenizer.mask_id
+            )
             with torch.no_grad():
                 logits = model(torch.from_numpy(ids)[None]).logits[0, passage.own_start + piece]
             rows.append(logits.double().log_softmax(-1).numpy())
@@ -132,11 +134,11 @@ def test_rows_equal_full_logits_at_one_copy_per_position(
     config = dataclasses.replace(CONFIG, masking=masking)
     rows = score(teacher, PASSAGES, config, batch_tokens=64)
     logprobs = reference_logprobs(folder, teacher, config)
-    gold = np.concatenate([passage.own_ids for passage in teacher.encode(PASSAGES)])
+    gold = np.concatenate([passage.own_ids for passage in teacher.tokenizer.encode(PASSAGES)])
     np.testing.assert_array_equal(rows.gold_id, gold)
     np.testing.assert_allclose(rows.gold_logprob, logprobs[np.arange(len(gold)), gold], atol=1e-4)
 
-    ranked = np.where(teacher.is_special, -np.inf, logprobs)
+    ranked = np.where(teacher.tokenizer.is_special, -np.inf, logprobs)
     best = np.argsort(-ranked, axis=1, kind="stable")[:, : CONFIG.top_k]
     best_logprobs = np.take_along_axis(logprobs, best, 1)
     # Float32 cannot order what lies closer than it resolves: there the values must agree, not the ids.
@@ -164,7 +166,7 @@ def test_batched_equals_one_at_a_time(teacher: MaskedTeacher) -> None:
 
 def test_wanted_rows_equal_those_of_the_whole(teacher: MaskedTeacher) -> None:
     config = dataclasses.replace(CONFIG, masking="whole_word")
-    encoded = teacher.encode(PASSAGES[-3:])
+    encoded = teacher.tokenizer.encode(PASSAGES[-3:])
     whole = score(teacher, PASSAGES[-3:], config, batch_tokens=64)
     for edge in range(1, len(whole), 3):
         wanted = np.arange(len(whole)) < edge
@@ -175,38 +177,40 @@ def test_wanted_rows_equal_those_of_the_whole(teacher: MaskedTeacher) -> None:
 
 
 def test_context_changes_the_labels_but_never_the_pieces_that_are_labelled(teacher: MaskedTeacher) -> None:
-    alone, between = teacher.encode(
+    alone, between = teacher.tokenizer.encode(
         [Passage("", "the old ship", ""), Passage("we see a", "the old ship", "on deep sea")]
     )
     assert alone.own_ids.tolist() == between.own_ids.tolist()
     assert alone.own_word.tolist() == between.own_word.tolist()
-    assert [piece not in teacher.tokenizer.all_special_ids for piece in alone.own_ids]
-    assert teacher.tokenizer.decode(between.own_ids).strip() == "the old ship"
+    assert [piece not in teacher.tokenizer.backend.all_special_ids for piece in alone.own_ids]
+    assert teacher.tokenizer.backend.decode(between.own_ids).strip() == "the old ship"
     rows = score(teacher, [Passage("", "sea", ""), Passage("old", "sea", "the")], CONFIG, 64)
     half = len(rows) // 2
     assert not np.allclose(rows.gold_logprob[:half], rows.gold_logprob[half:], atol=1e-3)
 
 
 def test_a_word_has_the_same_pieces_wherever_it_stands(teacher: MaskedTeacher) -> None:
-    first, later = teacher.encode([Passage("", "flower", ""), Passage("", "a flower", "")])
+    first, later = teacher.tokenizer.encode([Passage("", "flower", ""), Passage("", "a flower", "")])
     assert first.own_ids.tolist() == later.own_ids[later.own_word == 1].tolist()
 
 
 def test_whole_words_are_those_of_the_text_not_of_the_tokenizer(bert: MaskedTeacher) -> None:
-    (passage,) = bert.encode([Passage("", "don't see", "")])
+    (passage,) = bert.tokenizer.encode([Passage("", "don't see", "")])
     assert passage.own_word.tolist() == [0, 0, 0, 0, 0, 1]  # the tokenizer cuts at the apostrophe
 
 
 def test_specials_and_unused_pieces_are_never_ranked(bert: MaskedTeacher) -> None:
     rows = score(bert, PASSAGES, dataclasses.replace(CONFIG, top_k=10_000), 256)
-    assert rows.top_id.shape[1] == int((~bert.is_special).sum()) == len(bert.vocabulary) - 6
-    assert not bert.is_special[rows.top_id].any()
+    assert (
+        rows.top_id.shape[1] == int((~bert.tokenizer.is_special).sum()) == len(bert.tokenizer.vocabulary) - 6
+    )
+    assert not bert.tokenizer.is_special[rows.top_id].any()
     assert (np.exp(rows.tail_logprob[:, 0]) > 0).all()  # their mass stays in the normaliser
 
 
 def test_an_unknown_gold_piece_is_kept(bert: MaskedTeacher) -> None:
     rows = score(bert, [Passage("", "sea 5", "")], CONFIG, 64)
-    assert rows.gold_id[1] == bert.unknown_id
+    assert rows.gold_id[1] == bert.tokenizer.unknown_id
     assert np.isfinite(rows.gold_logprob).all()
 
 
@@ -233,13 +237,18 @@ def test_bfloat16_encoders_stay_near_and_project_in_float32(bert_folder: Path, b
 
 
 def test_the_length_limit_is_the_one_that_the_identity_records(folder: Path, teacher: MaskedTeacher) -> None:
-    assert teacher.max_tokens == identify_teacher(folder).max_tokens == 64
-    pieces_per_word = teacher.encode([Passage("", "the", "")])[0].own_length
-    longest = (teacher.max_tokens - 2) // pieces_per_word
+    from transformers import AutoModelForMaskedLM
+
+    positions = AutoModelForMaskedLM.from_pretrained(folder).base_model.embeddings.position_embeddings
+    unused = 0 if positions.padding_idx is None else positions.padding_idx + 1  # RoBERTa's begin behind it
+    assert teacher.tokenizer.max_tokens == identify_teacher(folder).max_tokens == 64
+    assert positions.num_embeddings - unused == 64
+    pieces_per_word = teacher.tokenizer.encode([Passage("", "the", "")])[0].own_length
+    longest = (teacher.tokenizer.max_tokens - 2) // pieces_per_word
     rows = score(teacher, [Passage("", " ".join(["the"] * longest), "")], CONFIG, 64)
     assert len(rows) == longest * pieces_per_word
     with pytest.raises(CacheError, match=r"passage 'the the the.*takes \d+ tokens, the teacher reads 64"):
-        teacher.encode([Passage("", " ".join(["the"] * (longest + 1)), "")])
+        teacher.tokenizer.encode([Passage("", " ".join(["the"] * (longest + 1)), "")])
 
 
 def copied(source: Path, target: Path) -> Path:
@@ -270,8 +279,14 @@ def test_a_teacher_without_its_head_is_refused(bert_folder: Path, tmp_path: Path
         for name in [name for name in weights if name.startswith("cls.predictions.transform")]:
             del weights[name]
 
-    with pytest.raises(CacheError, match="weights are missing, among them cls.predictions.transform"):
-        MaskedTeacher.load(rewrite_weights(copied(bert_folder, tmp_path / "headless"), behead))
+    headless = rewrite_weights(copied(bert_folder, tmp_path / "headless"), behead)
+    for refuse in (MaskedTeacher.load, require_scorable):
+        with pytest.raises(CacheError, match="weights are missing, among them cls.predictions.transform"):
+            refuse(headless)
+
+
+def test_what_can_be_loaded_may_be_planned_with(folder: Path) -> None:
+    require_scorable(folder)
 
 
 def test_a_tokenizer_of_another_model_is_refused(bert_folder: Path, tmp_path: Path) -> None:
@@ -296,5 +311,6 @@ def test_another_family_is_told_which_are_known(bert_folder: Path, tmp_path: Pat
     folder = copied(bert_folder, tmp_path / "electra")
     config = ElectraConfig(vocab_size=96, embedding_size=32, max_position_embeddings=64, **SIZES)
     ElectraForMaskedLM(config).save_pretrained(folder)
-    with pytest.raises(CacheError, match=r"'electra' model.*bert, roberta, distilbert"):
-        MaskedTeacher.load(folder)
+    for refuse in (MaskedTeacher.load, require_scorable):
+        with pytest.raises(CacheError, match=r"'electra' model.*bert, roberta, distilbert"):
+            refuse(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,9 +16,9 @@ from teacher_cache.build.request import BuildJob, BuildRequest, Say
 from teacher_cache.build.reuse import find_reusable
 from teacher_cache.common.cores import num_cores
 from teacher_cache.config import CacheConfig
-from teacher_cache.passages import Passage
 from teacher_cache.store.layout import array_specs
 from teacher_cache.teacher.masked_teacher import MaskedTeacher
+from teacher_cache.teacher.tokenizer import EncodedPassages
 
 CALIBRATION_SECONDS = 4.0
 CALIBRATION_PASSAGES = 16  # scored together, as many as give batches like those of a shard
@@ -63,7 +62,7 @@ def preview_build(request: BuildRequest, say: Say = lambda line: None) -> BuildP
         at_once, alike = min(workers, max(num_cores() // plan.threads, 1)), 1
     rate, ready_seconds = 0.0, 0.0
     if rows_to_score:
-        chosen = [job.corpus.passages[number] for number in to_score[:MAX_CALIBRATION_PASSAGES]]
+        chosen = job.tokens.take(to_score[:MAX_CALIBRATION_PASSAGES])
         rate, ready_seconds = _calibrate(request, chosen, at_once)
     num_bytes = sum(
         math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in array_specs(layout).values()
@@ -88,13 +87,13 @@ class _Calibration:
 
     teacher_folder: Path
     config: CacheConfig
-    passages: tuple[Passage, ...]
+    tokens: EncodedPassages
     device: str
     threads: int
     batch_tokens: int
 
 
-def _calibrate(request: BuildRequest, passages: Sequence[Passage], at_once: int) -> tuple[float, float]:
+def _calibrate(request: BuildRequest, tokens: EncodedPassages, at_once: int) -> tuple[float, float]:
     """Rows a second of `at_once` workers together, and the seconds until they are ready.
 
     They run at the same time, as in a build: processes that share a memory and a clock slow each other.
@@ -102,7 +101,7 @@ def _calibrate(request: BuildRequest, passages: Sequence[Passage], at_once: int)
     calibration = _Calibration(
         teacher_folder=request.teacher_folder.resolve(),
         config=request.cache_config,
-        passages=tuple(passages),
+        tokens=tokens,
         device=request.device,
         threads=request.build_config.threads_per_worker,
         batch_tokens=request.build_config.batch_tokens,
@@ -119,11 +118,12 @@ def _rows_and_seconds(work: _Calibration) -> tuple[int, float]:
     torch.set_num_threads(work.threads)
     teacher = MaskedTeacher.load(work.teacher_folder, work.config.dtype, work.device)
     done, started, is_warm = 0, time.monotonic(), False
-    for first in range(0, len(work.passages), CALIBRATION_PASSAGES):
-        encoded = teacher.encode(work.passages[first : first + CALIBRATION_PASSAGES])
-        wanted = np.ones(sum(passage.own_length for passage in encoded), dtype=bool)
-        teacher.score(encoded, wanted, work.config, work.batch_tokens)
-        if not is_warm and len(work.passages) > CALIBRATION_PASSAGES:
+    count = len(work.tokens)
+    for first in range(0, count, CALIBRATION_PASSAGES):
+        tokens = work.tokens.take(np.arange(first, min(first + CALIBRATION_PASSAGES, count)))
+        wanted = np.ones(int(tokens.own_length.sum()), dtype=bool)
+        teacher.score(tokens, wanted, work.config, work.batch_tokens)
+        if not is_warm and count > CALIBRATION_PASSAGES:
             is_warm, started = True, time.monotonic()  # the first call pays for what no later one does
             continue
         done += len(wanted)

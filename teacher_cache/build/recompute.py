@@ -78,8 +78,8 @@ def recompute_cache(
         dtype=recipe.dtype,
     )
     teacher = MaskedTeacher.load(teacher_folder, recipe.dtype, device)
-    encoded = teacher.encode(sample)
-    lengths = np.array([passage.own_length for passage in encoded])
+    encoded = teacher.tokenizer.encode(sample)
+    lengths = encoded.own_length
     wanted = np.ones(int(lengths.sum()), dtype=bool)
     digests = np.frombuffer(b"".join(p.digest for p in sample), np.uint8).reshape(-1, DIGEST_BYTES)
     stored = copy_rows(path, digests)

@@ -31,7 +31,8 @@ from teacher_cache.store.manifest import (
 )
 from teacher_cache.store.root import building_path, list_caches
 from teacher_cache.teacher.identity import identify_teacher
-from teacher_cache.teacher.masked_teacher import MaskedTeacher
+from teacher_cache.teacher.masked_teacher import require_scorable
+from teacher_cache.teacher.tokenizer import EncodedPassages, PassageTokenizer
 
 Say = Callable[[str], None]
 
@@ -90,14 +91,20 @@ class BuildJob:
         return building_path(self.request.root, self.fingerprint)
 
     @cached_property
-    def teacher(self) -> MaskedTeacher:
-        """On the CPU, for the driver: tokenizer and vocabulary."""
-        return MaskedTeacher.load(self.request.teacher_folder)
+    def tokenizer(self) -> PassageTokenizer:
+        """The teacher's; its weights are loaded by those who score, and only looked at here."""
+        require_scorable(self.request.teacher_folder)
+        return PassageTokenizer.load(self.request.teacher_folder)
+
+    @cached_property
+    def tokens(self) -> EncodedPassages:
+        """The passages' tokens; workers are sent those of their shard, and tokenise nothing again."""
+        return self.tokenizer.encode(self.corpus.passages)
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """Int64 (M,), rows of each passage."""
-        return np.array([passage.own_length for passage in self.teacher.encode(self.corpus.passages)])
+        return self.tokens.own_length
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -126,9 +133,9 @@ class BuildJob:
         return Layout(
             num_rows=plan.num_rows,
             num_passages=plan.num_passages,
-            top_k=self.teacher.rankable(self.request.cache_config.top_k),
+            top_k=self.tokenizer.rankable(self.request.cache_config.top_k),
             temperatures=self.recipe.temperatures,
-            vocab_size=len(self.teacher.vocabulary),
+            vocab_size=len(self.tokenizer.vocabulary),
             rows_per_shard=plan.rows_per_shard,
         )
 
@@ -160,8 +167,10 @@ class BuildJob:
             building=self.building,
             shard=shard,
             num_rows=rows.stop - rows.start,
-            passages=tuple(self.corpus.passages[first:last]),
+            first_text=self.corpus.passages[first].text,
+            digests=self.corpus.digests[first:last],
             lengths=self.lengths[first:last],
+            tokens=self.tokens.take(first + np.flatnonzero(source < 0)),
             skipped_rows=rows.start - int(self.starts[first]),
             teacher_folder=self.request.teacher_folder.resolve(),
             config=self.request.cache_config,

@@ -96,7 +96,7 @@ def _build(job: BuildJob, started: float, say: Say) -> BuildResult:
         _run(job, plan, pending, say)
     blocks = _blocks(job.building, layout.num_shards)
     quality = quality_figures(
-        blocks, job.lengths, job.teacher.unknown_id, lambda place: _described(job, place)
+        blocks, job.lengths, job.tokenizer.unknown_id, lambda place: _described(job, place)
     )
     receipts = read_receipts(job.building)
     worker_seconds = sum(receipt.seconds for receipt in receipts.values())
@@ -149,7 +149,7 @@ def _begin(job: BuildJob, say: Say) -> BuildPlan:
         plan.write(job.building)
         writer = CacheWriter.create(job.building, job.layout(plan))
     writer.write_passages(job.starts, job.lengths, job.corpus.digests)
-    writer.write_vocabulary(job.teacher.vocabulary, job.teacher.is_special)
+    writer.write_vocabulary(job.tokenizer.vocabulary, job.tokenizer.is_special)
     return plan
 
 

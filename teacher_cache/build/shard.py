@@ -15,28 +15,32 @@ import torch
 from teacher_cache.build.reuse import copy_rows
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.passages import DIGEST_BYTES, Passage
 from teacher_cache.store.manifest import RECEIPTS, Receipt, read_receipts
 from teacher_cache.store.rows import RowBlock
 from teacher_cache.store.writer import CacheWriter
-from teacher_cache.teacher.masked_teacher import SHOWN_CHARACTERS, MaskedTeacher
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
+from teacher_cache.teacher.tokenizer import SHOWN_CHARACTERS, EncodedPassages
 from teacher_cache.teacher.top_k import in_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
-    """A shard's passages and which of their rows it holds; sent to a worker as it is.
+    """A shard's m passages and which of their rows it holds; sent to a worker as it is.
 
+    first_text : of the first passage, for messages     digests : uint8 (m, 16)
     lengths : int64 (m,), rows of each passage     skipped_rows : of the first passage, in the shard before
-    copied : folder of a published cache -> numbers of the passages whose rows it gives
+    tokens : of the passages that the teacher scores
+    copied : folder of a published cache -> numbers of the passages whose rows it gives, all the others
     """
 
     building: Path
     shard: int
     num_rows: int
-    passages: tuple[Passage, ...]
+    first_text: str
+    digests: np.ndarray
     lengths: np.ndarray
     skipped_rows: int
+    tokens: EncodedPassages
     teacher_folder: Path
     config: CacheConfig
     batch_tokens: int
@@ -59,46 +63,40 @@ def build_shard(task: ShardTask, device: str) -> Receipt | ShardFailure:
     """
     if (task.building / RECEIPTS / f"{task.shard}.json").is_file():
         return read_receipts(task.building)[task.shard]
-    place = f"{socket.gethostname()}: shard {task.shard}"
+    where = f"{socket.gethostname()}: shard {task.shard}"
     try:
-        is_scored = np.ones(len(task.passages), dtype=bool)
-        for numbers in task.copied.values():
-            is_scored[numbers] = False
-        teacher = _teacher(task.teacher_folder, task.config.dtype, device) if is_scored.any() else None
+        teacher = _teacher(task.teacher_folder, task.config.dtype, device) if len(task.tokens) else None
         started = time.monotonic()  # loading a model is no part of what a shard costs
-        rows = _rows_of(task, teacher, is_scored)
+        rows = _rows_of(task, teacher)
         writer = CacheWriter.open(task.building)
         return writer.write_shard(task.shard, rows, time.monotonic() - started, device)
     except CacheError as error:
-        return ShardFailure(f"{place}: {error}")
+        return ShardFailure(f"{where}: {error}")
     except Exception as error:
-        first = task.passages[0].text[:SHOWN_CHARACTERS]
+        first = task.first_text[:SHOWN_CHARACTERS]
         reason = (str(error).splitlines() or [""])[0]
         raise RuntimeError(
-            f"{place}, whose passages begin with {first!r}: {type(error).__name__} {reason}"
+            f"{where}, whose passages begin with {first!r}: {type(error).__name__} {reason}"
         ) from error
 
 
-def _rows_of(task: ShardTask, teacher: MaskedTeacher | None, is_scored: np.ndarray) -> RowBlock:
+def _rows_of(task: ShardTask, teacher: MaskedTeacher | None) -> RowBlock:
     """The shard's rows in order: copies of published rows, and the teacher's for the rest."""
-    place = np.arange(task.lengths.sum()) - task.skipped_rows  # of each piece, in the shard
-    is_inside = (place >= 0) & (place < task.num_rows)
+    row = np.arange(task.lengths.sum()) - task.skipped_rows  # of each piece, within the shard
+    is_inside = (row >= 0) & (row < task.num_rows)
     passage_of_piece = np.repeat(np.arange(len(task.lengths)), task.lengths)
-    blocks, places = [], []
+    is_scored = np.ones(len(row), dtype=bool)
+    blocks, rows = [], []
     for folder, numbers in task.copied.items():
-        digests = np.frombuffer(b"".join(task.passages[number].digest for number in numbers), np.uint8)
-        is_here = np.isin(passage_of_piece, numbers)
-        rows = copy_rows(folder, digests.reshape(-1, DIGEST_BYTES))
-        blocks.append(rows.take(is_inside[is_here]))
-        places.append(place[is_here & is_inside])
+        is_copied = np.isin(passage_of_piece, numbers)
+        is_scored &= ~is_copied
+        blocks.append(copy_rows(folder, task.digests[numbers]).take(is_inside[is_copied]))
+        rows.append(row[is_copied & is_inside])
     if teacher is not None:
         torch.set_num_threads(task.threads)
-        passages = [task.passages[number] for number in np.flatnonzero(is_scored)]
-        is_here = is_scored[passage_of_piece]
-        wanted = is_inside[is_here]
-        blocks.append(teacher.score(teacher.encode(passages), wanted, task.config, task.batch_tokens))
-        places.append(place[is_here & is_inside])
-    return in_order(blocks, places)
+        blocks.append(teacher.score(task.tokens, is_inside[is_scored], task.config, task.batch_tokens))
+        rows.append(row[is_scored & is_inside])
+    return in_order(blocks, rows)
 
 
 @lru_cache(maxsize=1)

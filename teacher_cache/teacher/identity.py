@@ -42,13 +42,7 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
             f"{folder}: no *.safetensors weights; save the model again with "
             "`model.save_pretrained(folder)`, or name another teacher under [teacher]"
         )
-    try:
-        max_tokens = int(config["max_position_embeddings"])
-        if config.get("model_type") in OFFSET_POSITION_MODELS:
-            max_tokens -= int(config["pad_token_id"]) + 1
-        vocab_size = int(config["vocab_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CacheError(f"{folder}/config.json lacks {error}; name a masked language model") from None
+    vocab_size, max_tokens = _sizes_in(folder, config)
     return TeacherIdentity(
         name=str(note.get("name") or folder.name),
         model=str(note.get("model") or ""),
@@ -59,6 +53,26 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
         max_tokens=max_tokens,
         normaliser=dict(note.get("normaliser") or {}),
     )
+
+
+def model_sizes(folder: Path) -> tuple[int, int]:
+    """Pieces of the vocabulary, and tokens of the longest passage with its specials, by config.json."""
+    return _sizes_in(folder, _read_json(folder / "config.json"))
+
+
+def model_family(folder: Path) -> str:
+    """What transformers calls the model's kind, "bert" for example."""
+    return str(_read_json(folder / "config.json").get("model_type", ""))
+
+
+def _sizes_in(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
+    try:
+        max_tokens = int(config["max_position_embeddings"])
+        if config.get("model_type") in OFFSET_POSITION_MODELS:
+            max_tokens -= int(config["pad_token_id"]) + 1
+        return int(config["vocab_size"]), max_tokens
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheError(f"{folder}/config.json lacks {error}; name a masked language model") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -57,6 +57,14 @@ class LastLayer(nn.Module):
         return x.view(*x.shape[:-1], self.num_heads, -1)
 
 
+def require_family(family: str, source: str) -> None:
+    """CacheError that names `source` for a model of another family than FAMILIES."""
+    if family not in FAMILIES:
+        raise CacheError(
+            f"{source}: a {family!r} model; name a teacher of the families {', '.join(FAMILIES)}"
+        )
+
+
 def part_last_layer(model: Any) -> LastLayer:
     """Takes the last layer out of a masked language model, which from then on ends one layer earlier.
 
@@ -64,10 +72,7 @@ def part_last_layer(model: Any) -> LastLayer:
     without a layer.
     """
     family = model.config.model_type
-    if family not in FAMILIES:
-        raise CacheError(
-            f"{model.name_or_path}: a {family!r} model; name a teacher of the families {', '.join(FAMILIES)}"
-        )
+    require_family(family, model.name_or_path)
     owner = model.base_model.transformer if family == "distilbert" else model.base_model.encoder
     if not len(owner.layer):
         raise CacheError(f"{model.name_or_path}: the encoder has no layer; name another under [teacher]")
