@@ -40,7 +40,7 @@ from train_step_work import (
 from pipeline.config import load_config
 from student.config import StudentConfig
 from student.data.batch import TrainingBatch
-from student.model.conformer import frames_after_convolutions
+from student.frames import frames_after_convolutions
 from student.model.features import LogMel
 from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device

@@ -19,9 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from student.config import StudentConfig
 from student.data.batch import DecoderBatch, TeacherBatch, TrainingBatch
 from student.data.sampler import batches_of
+from student.frames import frames_after_convolutions
 from student.loss.losses import ctc_loss
 from student.loss.objective import compute_objective
-from student.model.conformer import Subsampling, frames_after_convolutions
+from student.model.conformer import Subsampling
 from student.model.student_model import Bert2CTC
 from student.training.optimiser import build_optimiser
 from teacher_cache.config import CacheConfig
@@ -171,10 +172,10 @@ def necessary_operations(config: StudentConfig, num_units: int, batch: TrainingB
     """
     shape, bins = config.conformer, config.features.mel_bins
     width, inner, channels = shape.model_dim, shape.feed_forward_dim, shape.subsampling_channels
-    first_bins, last_bins = (bins - 1) // 2, int(frames_after_convolutions(torch.tensor(bins)))
+    first_bins, last_bins = (bins - 1) // 2, frames_after_convolutions(bins)
     total = 0.0
     for frames in batch.frame_lengths.tolist():
-        half, length = (frames - 1) // 2, int(frames_after_convolutions(torch.tensor(frames)))
+        half, length = (frames - 1) // 2, frames_after_convolutions(frames)
         block = 4 * width * inner + 7 * width * width + shape.conv_kernel_frames * width + 2 * length * width
         head = width * num_units + channels * last_bins * width
         convolved = 9 * channels * channels * length * last_bins

@@ -17,6 +17,7 @@ from pipeline.corpus.validation import shared_speakers, too_dense, validate, wri
 from pipeline.errors import PipelineError
 from student.data.manifest import Utterance
 from student.data.units import train_units
+from student.frames import frames_after_subsampling, frames_needed
 
 TEXTS = ("the sea", "a ship sails", "night falls", "knight rides", "red flower")
 FORMATS = ("flac", "wav", "ogg", "mp3", "opus")
@@ -296,10 +297,8 @@ def test_a_report_is_one_line_per_item_whatever_the_text_holds(tmp_path: Path) -
 def test_more_units_and_repeats_than_frames_is_found_exactly_at_the_limit(tmp_path: Path) -> None:
     texts = ["a ship sails on the deep sea", "night falls and a knight rides"]
     units, _ = train_units(texts, tmp_path / "units.model", 24)
-    from student.model.features import frames_after_subsampling
-
     text = "see the sea " * 4
-    needed = units.min_frames(text)
+    needed = frames_needed(units.encode(text))
     samples = next(n for n in range(0, 10**6, 80) if frames_after_subsampling(n) >= needed)
     enough = Utterance("enough", "", text, samples / SAMPLE_RATE_HZ)
     lacking = Utterance("lacking", "", text, (samples - 80) / SAMPLE_RATE_HZ)

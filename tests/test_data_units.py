@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from student.data.units import BLANK_ID, UNIT_MODEL_TYPES, Units, train_units
 from student.errors import StudentError
+from student.frames import frames_needed
 
 TEXTS = sentences(200, seed=1)
 LETTERS = "".join(sorted(set("".join(TEXTS)) - {" "}))
@@ -65,8 +66,8 @@ def test_too_large_a_vocabulary_is_reduced_and_said(tmp_path: Path) -> None:
 
 def test_frames_needed_count_units_and_repeats(tmp_path: Path) -> None:
     units, _ = train_units(["a b c aa bb"], tmp_path / "units.model", 5, "char")
-    assert units.min_frames("abc") == len(units.encode("abc"))
-    assert units.min_frames("aab") == len(units.encode("aab")) + 1
+    assert frames_needed(units.encode("abc")) == len(units.encode("abc"))
+    assert frames_needed(units.encode("aab")) == len(units.encode("aab")) + 1
 
 
 def test_training_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

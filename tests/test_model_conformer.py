@@ -10,8 +10,9 @@ from torch import nn
 
 from student.config import ConformerConfig
 from student.errors import StudentError
+from student.frames import frames_after_convolutions
 from student.model.attention import attend, rotate, rotation
-from student.model.conformer import Conformer, frames_after_convolutions
+from student.model.conformer import Conformer
 from student.model.dropout import Dropout
 
 TINY = ConformerConfig(

@@ -65,7 +65,7 @@ def too_dense(splits: Splits, units: Units, data: DataConfig, fastest_speed: flo
     CTC gives such an utterance no probability at all (Graves et al. 2006, section 3.1).
     """
     from student.config import FeatureConfig
-    from student.model.features import frames_after_subsampling  # PyTorch loads only when this runs
+    from student.frames import frames_after_subsampling, frames_needed
 
     features = FeatureConfig(sample_rate_hz=data.sample_rate_hz)
     bad = []
@@ -73,7 +73,7 @@ def too_dense(splits: Splits, units: Units, data: DataConfig, fastest_speed: flo
         for utterance in utterances:
             num_samples = int(utterance.seconds * data.sample_rate_hz / fastest_speed)
             frames = frames_after_subsampling(num_samples, features)
-            needed = units.min_frames(utterance.text)
+            needed = frames_needed(units.encode(utterance.text))
             if needed > frames:
                 detail = f"{needed} units and repeats, {frames} frames of 40 ms at speed {fastest_speed:g}"
                 bad.append(BadItem(name, utterance.id, "more units than frames", detail))

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from student.config import AugmentationConfig, FeatureConfig
-from student.data.augmentation import change_speed, samples_at_speed, speed_factor, utterance_generator
+from student.config import AugmentationConfig
+from student.data.augmentation import change_speed, speed_factor, utterance_generator
 from student.data.manifest import Utterance
 from student.data.workers import obey_sigterm_of, start_fork_server
 from student.errors import StudentError
-from student.model.features import frames_after_subsampling
 
 Samples = npt.NDArray[np.int16]
 Key = tuple[int, int]  # (epoch, index of the utterance)
@@ -170,13 +168,6 @@ def load_batches(
     except StudentError as error:  # a worker's error arrives with its traceback as text
         line = str(error).strip().splitlines()[-1]
         raise StudentError(line.removeprefix("student.errors.StudentError: ")) from None
-
-
-def fits_ctc(unit_ids: Sequence[int], seconds: float, config: FeatureConfig, fastest: float = 1.0) -> bool:
-    """True where the utterance has a frame for each unit, and one between repeats, at speed `fastest`."""
-    repeats = sum(left == right for left, right in pairwise(unit_ids))
-    samples = samples_at_speed(int(seconds * config.sample_rate_hz), fastest)
-    return len(unit_ids) + repeats <= frames_after_subsampling(samples, config)
 
 
 def sampled_waveforms(speech: SpeechDataset, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,11 +14,12 @@ from student.config import DecoderConfig, ObjectiveConfig, StudentConfig
 from student.data.augmentation import spec_augment, utterance_generator
 from student.data.batch import DecoderBatch, TrainingBatch
 from student.data.character_spans import unit_spans
-from student.data.dataset import SpeechBatch, SpeechDataset, fits_ctc
+from student.data.dataset import SpeechBatch, SpeechDataset
 from student.data.decoder_vocabulary import DecoderVocabulary, build_vocabulary
 from student.data.manifest import Utterance, read_manifest
 from student.data.units import Units
 from student.errors import StudentError
+from student.frames import fits_ctc
 from student.model.features import LogMel
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import passages_of

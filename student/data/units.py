@@ -56,11 +56,6 @@ class Units:
         """The text of unit ids; blanks are skipped."""
         return str(self._processor.decode([unit - 1 for unit in ids if unit != BLANK_ID]))
 
-    def min_frames(self, text: str) -> int:
-        """Frames that CTC needs for the text: one per unit, one more between equal neighbours."""
-        ids = self.encode(text)
-        return len(ids) + sum(left == right for left, right in zip(ids, ids[1:], strict=False))
-
 
 def train_units(
     texts: Iterable[str], path: Path, vocabulary_size: int, model_type: str = "unigram"

@@ -13,9 +13,9 @@ from student.data.audio import Samples, check_recording, read_recording, samples
 from student.data.units import Units
 from student.decoding.greedy import transcripts_of
 from student.errors import StudentError
+from student.frames import frames_after_subsampling
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.export import inference_model, is_exported, read_exported
-from student.model.features import frames_after_subsampling
 from student.model.student_model import Bert2CTC, inference_state
 from student.training.device import choose_device, choose_precision, describe_device
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from student.config import ObjectiveConfig
 from student.data.batch import DecoderBatch
 from student.loss.losses import distillation_loss, smoothed_cross_entropy
+from student.model.masks import length_mask
 from student.model.outputs import PieceScores
 
 
@@ -35,15 +36,14 @@ class PieceRows:
 
 def piece_rows(batch: DecoderBatch) -> PieceRows:
     """The rows of a batch, so that padding is neither projected nor compared."""
-    num_tokens, device = batch.piece_targets.shape[1] - 1, batch.piece_targets.device
-    positions = torch.arange(num_tokens + 1, device=device)
-    lengths = batch.token_lengths.unsqueeze(1)
-    places = (positions <= lengths).flatten().nonzero().squeeze(1)
+    size = batch.piece_targets.shape[1]
+    positions = length_mask(batch.token_lengths + 1, size).flatten().nonzero().squeeze(1)
 
     def chosen(grid: Tensor) -> Tensor:
-        return grid.flatten(0, 1)[places]
+        return grid.flatten(0, 1)[positions]
 
-    rows = PieceRows(places, chosen(batch.piece_targets), chosen(positions < lengths))
+    is_token = chosen(length_mask(batch.token_lengths, size))
+    rows = PieceRows(positions, chosen(batch.piece_targets), is_token)
     if batch.teacher is None:
         return rows
     teacher = batch.teacher
