@@ -11,6 +11,8 @@ from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from student.config import FeatureConfig
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ _LARGEST_DENOMINATOR = 100  # of a speed as a ratio: resampling filters grow wit
 
 
 def samples_of(seconds: float, sample_rate_hz: int) -> int:
-    """Samples of a recording of so many seconds."""
-    return int(seconds * sample_rate_hz)
+    """Samples of a recording whose duration is known to a microsecond, as manifests hold it."""
+    return round(seconds * sample_rate_hz)
 
 
 def speed_ratio(speed: float) -> Fraction:
@@ -33,7 +35,9 @@ def speed_ratio(speed: float) -> Fraction:
 
 def samples_at_speed(num_samples: int, speed: float) -> int:
     """How many samples resampling leaves of a recording that is played `speed` times as fast."""
-    return ceil(num_samples / speed_ratio(speed))
+    ratio = speed_ratio(speed)
+    quotient = ratio.denominator * num_samples / ratio.numerator
+    return num_samples if ratio == 1 else ceil(np.float32(quotient))  # torchaudio rounds it to float32
 
 
 def window_samples(config: FeatureConfig = _DEFAULT) -> int:

@@ -15,6 +15,7 @@ from pipeline.corpus.audio_check import check_audio
 from pipeline.corpus.read import CorpusPlace, RawUtterance, read_split
 from pipeline.corpus.validation import shared_speakers, too_dense, validate, write_report
 from pipeline.errors import PipelineError
+from student.config import FeatureConfig
 from student.data.manifest import Utterance
 from student.data.units import train_units
 from student.frames import frames_after_subsampling, frames_needed
@@ -302,9 +303,9 @@ def test_more_units_and_repeats_than_frames_is_found_exactly_at_the_limit(tmp_pa
     samples = next(n for n in range(0, 10**6, 80) if frames_after_subsampling(n) >= needed)
     enough = Utterance("enough", "", text, samples / SAMPLE_RATE_HZ)
     lacking = Utterance("lacking", "", text, (samples - 80) / SAMPLE_RATE_HZ)
-    (bad,) = too_dense({"train": [enough, lacking]}, units, data())
+    (bad,) = too_dense({"train": [enough, lacking]}, units, FeatureConfig())
     assert (bad.id, bad.reason) == ("lacking", "more units than frames")
-    assert len(too_dense({"train": [enough, lacking]}, units, data(), fastest_speed=1.1)) == 2
+    assert len(too_dense({"train": [enough, lacking]}, units, FeatureConfig(), fastest_speed=1.1)) == 2
 
 
 def test_speakers_of_training_who_are_heard_elsewhere_are_a_warning() -> None:

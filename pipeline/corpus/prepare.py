@@ -26,6 +26,7 @@ from pipeline.corpus.validation import (
 from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
 from pipeline.run_record import provenance
+from student.config import FeatureConfig
 from student.data.manifest import Utterance, write_manifest
 from student.data.units import Units, train_units
 from student.errors import StudentError
@@ -144,7 +145,7 @@ def _with_units(
         if bad and not leave_out_bad:
             return good, None
         raise
-    impossible = too_dense(good, units, data)
+    impossible = too_dense(good, units, FeatureConfig(sample_rate_hz=data.sample_rate_hz))
     bad += impossible
     dropped = {(item.split, item.id) for item in impossible}
     kept = {
@@ -187,9 +188,10 @@ def _write(
 
 
 def _hurried(config: ExperimentConfig, training: Sequence[Utterance], units: Units) -> list[str]:
-    """A warning where training's fastest speed leaves too few frames; such an utterance is still good."""
-    speed = max(config.student.augmentation.speed_factors)
-    hurried = too_dense({"train": training}, units, config.data, speed) if speed > 1 else []
+    """A warning where this config's features and fastest speed leave too few frames for a good utterance."""
+    student = config.student
+    speed = max(student.augmentation.speed_factors)
+    hurried = too_dense({"train": training}, units, student.features, speed)
     if not hurried:
         return []
     return [
