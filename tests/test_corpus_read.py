@@ -12,7 +12,7 @@ from fakes import SAMPLE_RATE_HZ, tones, write_corpus, write_jsonl
 
 from pipeline.config import DataConfig, SplitConfig
 from pipeline.corpus.audio_check import check_audio
-from pipeline.corpus.read import CorpusPlace, RawUtterance, read_split
+from pipeline.corpus.read import CorpusLocation, RawUtterance, read_split
 from pipeline.corpus.validation import shared_speakers, too_dense, validate, write_report
 from pipeline.errors import PipelineError
 from student.config import FeatureConfig
@@ -34,8 +34,8 @@ def write_audio(
     return path
 
 
-def place(root: Path, corpus: str = "LibriSpeech") -> CorpusPlace:
-    return CorpusPlace(root, corpus, root)
+def place(root: Path, corpus: str = "LibriSpeech") -> CorpusLocation:
+    return CorpusLocation(root, corpus, root)
 
 
 def data(**changes: object) -> DataConfig:

@@ -1,4 +1,4 @@
-"""LibriSpeech below the data root: fetched, verified, extracted beside its place, renamed when whole."""
+"""LibriSpeech below the data root: fetched, verified, extracted aside, renamed when whole."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _extract(partial: BinaryIO, folder: Path, archive: Archive) -> None:
 
 
 def _is_whole(name: str, data_root: Path, archive: Archive) -> bool:
-    """True where the result lies in place; a folder with too few utterances is never taken for whole."""
+    """True where the whole result is there; a folder with too few utterances is never taken for whole."""
     target = _target(name, data_root, archive)
     if not target.exists():
         return False

@@ -98,17 +98,19 @@ def _append(url: str, partial: BinaryIO, advance: Advance, timeout_seconds: floa
             return _after_the_end(error, partial, have, advance)
         raise
     with response:
-        total = _place(response, partial, have, advance)
+        total = _seek_to(response, partial, have, advance)
         while block := response.read(_BLOCK_BYTES):
             partial.write(block)
             advance(len(block) / _MEGABYTE)
         partial.flush()
-    # A server that told no length leaves the judgement to the checksum.
+    # A server that gave no length leaves the judgement to the checksum.
     return total is None or partial.tell() == total
 
 
-def _place(response: http.client.HTTPResponse, partial: BinaryIO, have: int, advance: Advance) -> int | None:
-    """Put the file where the answer's first byte belongs; the whole file's length, where it is told."""
+def _seek_to(
+    response: http.client.HTTPResponse, partial: BinaryIO, have: int, advance: Advance
+) -> int | None:
+    """Put the file where the answer's first byte belongs; the whole file's length, where it is given."""
     length = response.headers.get("Content-Length")
     if response.status == 206:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))

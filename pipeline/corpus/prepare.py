@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
-from pipeline.corpus.read import BadItem, CorpusPlace, RawUtterance, read_split
+from pipeline.corpus.read import BadItem, CorpusLocation, RawUtterance, read_split
 from pipeline.corpus.validation import (
     RawSplits,
     Splits,
@@ -82,11 +82,11 @@ def prepare(
 
 
 def _read(config: ExperimentConfig, data_root: Path) -> tuple[dict[str, list[RawUtterance]], list[BadItem]]:
-    place = CorpusPlace(data_root, config.data.corpus, config.folder)
+    location = CorpusLocation(data_root, config.data.corpus, config.folder)
     raw: dict[str, list[RawUtterance]] = {}
     bad: list[BadItem] = []
     for name, split in config.data.splits.items():
-        raw[name], unreadable = read_split(name, split, place)
+        raw[name], unreadable = read_split(name, split, location)
         bad += unreadable
     return raw, bad
 
@@ -135,7 +135,7 @@ def _with_units(
     """The units, and the utterances that CTC can align with them; the others join `bad`.
 
     No units (None) where the training text, or what is left of it, cannot yield them, and the bad
-    items are going to be told anyway.
+    items are going to be reported anyway.
     """
     data = config.data
     texts = [utterance.text for utterance in good["train"]]
@@ -183,20 +183,20 @@ def _write(
         "splits": {name: _summary(utterances, left_out[name]) for name, utterances in good.items()},
         "num_units": units.size - 1,
         "left_out": dict(Counter(item.reason for item in bad)),
-        "warnings": [*shared_speakers(good), *_hurried(config, good["train"], units)],
+        "warnings": [*shared_speakers(good), *_too_dense_at_speed(config, good["train"], units)],
     }
 
 
-def _hurried(config: ExperimentConfig, training: Sequence[Utterance], units: Units) -> list[str]:
+def _too_dense_at_speed(config: ExperimentConfig, training: Sequence[Utterance], units: Units) -> list[str]:
     """A warning where this config's features and fastest speed leave too few frames for a good utterance."""
     student = config.student
     speed = max(student.augmentation.speed_factors)
-    hurried = too_dense({"train": training}, units, student.features, speed)
-    if not hurried:
+    found = too_dense({"train": training}, units, student.features, speed)
+    if not found:
         return []
     return [
-        f"{len(hurried)} training utterances hold more units than frames at speed {speed:g}, the fastest "
-        f"of this config (first: {hurried[0].id}); training skips and counts them"
+        f"{len(found)} training utterances hold more units than frames at speed {speed:g}, the fastest "
+        f"of this config (first: {found[0].id}); training skips and counts them"
     ]
 
 

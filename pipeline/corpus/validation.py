@@ -81,11 +81,11 @@ def shared_speakers(splits: Splits) -> list[str]:
     """A warning line for every split whose speakers are also heard in training."""
     speakers = {name: {one.speaker for one in utterances} - {""} for name, utterances in splits.items()}
     lines = []
-    for name, heard in speakers.items():
-        shared = sorted(heard & speakers["train"])
+    for name, own in speakers.items():
+        shared = sorted(own & speakers["train"])
         if name != "train" and shared:
             lines.append(
-                f"{name} shares {len(shared)} of its {len(heard)} speakers with train "
+                f"{name} shares {len(shared)} of its {len(own)} speakers with train "
                 f"({', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''}): its error rate will flatter"
             )
     return lines

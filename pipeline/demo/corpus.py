@@ -43,7 +43,7 @@ class MadeCorpus:
     is_reused: bool
     summary: dict[str, Any]
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The corpus in one line."""
         parts = [
             f"{split} {self.summary['utterances'][split]:,} in {self.summary['seconds'][split] / 60:.1f} min"
@@ -59,7 +59,7 @@ class MadeCorpus:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What came of one speaker; `dropped` sites are told apart by ear and were not written."""
+    """What came of one speaker; `dropped` sites do not sound alike and were not written."""
 
     split: str
     samples: int
@@ -92,9 +92,9 @@ def make_corpus(config: DemoCorpusConfig, folder: Path, workers: int = 0) -> Mad
 
 
 def speak(speaker: Speaker, folder: Path) -> Spoken:
-    """Write a speaker's FLAC files and transcript below `folder`, less the sites that an ear decides."""
-    place = folder / speaker.split / str(speaker.number) / str(speaker.chapter)
-    place.mkdir(parents=True)
+    """Write a speaker's FLAC files and transcript below `folder`, less the sites that do not sound alike."""
+    chapter = folder / speaker.split / str(speaker.number) / str(speaker.chapter)
+    chapter.mkdir(parents=True)
     synthesiser = _synthesiser()
     lines, sites, num_samples = [], [], 0
     for position, sentence in enumerate(speaker.sentences):
@@ -116,10 +116,10 @@ def speak(speaker: Speaker, folder: Path) -> Spoken:
                 )
             )
         samples = resample(spoken)
-        soundfile.write(place / f"{utterance_id}.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16")
+        soundfile.write(chapter / f"{utterance_id}.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16")
         lines.append(f"{utterance_id} {sentence.text.upper()}\n")
         num_samples += len(samples)
-    transcript = place / f"{speaker.number}-{speaker.chapter}.trans.txt"
+    transcript = chapter / f"{speaker.number}-{speaker.chapter}.trans.txt"
     transcript.write_text("".join(lines), encoding="utf-8")
     return Spoken(speaker.split, num_samples, len(lines), len(speaker.sentences) - len(lines), sites)
 

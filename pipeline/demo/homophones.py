@@ -21,7 +21,7 @@ BATCH_SENTENCES = 128
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place in an utterance that sounds the same with either spelling.
+    """A word of an utterance that sounds the same in either spelling.
 
     id : utterance     word_index : 0-based among the words of its text     word, partner : the right and
     the wrong spelling     cue : the word that decides     kind : "seen" or "teacher_only"
@@ -194,8 +194,8 @@ def _word_at(index: int, chunks: Sequence[Any], hypothesis: Sequence[str]) -> st
     """The hypothesis word that is aligned with reference word `index`; None where it is deleted."""
     for chunk in chunks:
         if chunk.type != "insert" and chunk.ref_start_idx <= index < chunk.ref_end_idx:
-            place = chunk.hyp_start_idx + index - chunk.ref_start_idx
-            return None if chunk.type == "delete" else hypothesis[place]
+            position = chunk.hyp_start_idx + index - chunk.ref_start_idx
+            return None if chunk.type == "delete" else hypothesis[position]
     return None
 
 

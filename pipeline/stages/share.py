@@ -25,7 +25,7 @@ def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
     """One file of a verified cache, with the sha256 of the whole."""
     from teacher_cache.sharing.archive import pack_cache
 
-    if file.exists():  # said before minutes are spent on verifying
+    if file.exists():  # before minutes are spent on verifying
         raise PipelineError(f"{file} exists; name another file, or remove it first")
     path, started = _sound(reference, roots), time.monotonic()
     with _megabytes("packing", 2 * _bytes_of(path)) as count:
@@ -48,13 +48,13 @@ def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
     """A verified cache below a prefix of an object store."""
     from teacher_cache.sharing.object_store import push_cache, require_writable
 
-    require_writable(url)  # said before minutes are spent on verifying
+    require_writable(url)  # before minutes are spent on verifying
     path, started = _sound(reference, roots), time.monotonic()
     with _megabytes("pushing", 2 * _bytes_of(path)) as count:
         pushed = push_cache(path, url, count)
     result = {**asdict(pushed), "seconds": time.monotonic() - started}
-    told = f"{pushed.objects_sent:,} objects sent, {pushed.objects_kept:,} were there already"
-    return Report(result, [f"{pushed.url}: {told}", f"next: bert2ctc cache pull {pushed.url}"])
+    sent = f"{pushed.objects_sent:,} objects sent, {pushed.objects_kept:,} were there already"
+    return Report(result, [f"{pushed.url}: {sent}", f"next: bert2ctc cache pull {pushed.url}"])
 
 
 def pull_teacher_cache(url: str, name: str, roots: Roots) -> Report:

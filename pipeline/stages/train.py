@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
     """Train the student, go on where an equal run stopped, or say that it is finished.
 
-    Where torchrun started several of these processes, the first one writes and tells for all.
+    Where torchrun started several of these processes, the first one writes and reports for all.
     """
     from student.training.distributed import joined_ranks  # PyTorch loads only for the commands that need it
     from student.training.trainer import train

@@ -54,7 +54,7 @@ class _Item:
 
 @dataclass(kw_only=True)
 class SpeechDataset(Dataset[_Item]):
-    """Utterances by (epoch, index); what an epoch hears of one depends on (seed, epoch, id) alone.
+    """Utterances by (epoch, index); what an epoch takes of one depends on (seed, epoch, id) alone.
 
     unit_ids : CTC units of every utterance     augmentation : None leaves the speed alone
     memory_megabytes : decoded audio kept, per process
@@ -94,14 +94,14 @@ class SpeechDataset(Dataset[_Item]):
         return samples
 
     def speed_factor(self, epoch: int, index: int) -> float:
-        """How much faster than recorded an epoch hears the utterance."""
+        """How much faster than recorded an epoch plays the utterance."""
         if self.augmentation is None:
             return 1.0
         generator = utterance_generator(self.seed, epoch, self.utterances[index].id, "speed")
         return speed_factor(self.augmentation, generator)
 
     def seconds(self, epoch: int) -> npt.NDArray[np.float64]:
-        """Durations as the epoch hears them, float64 (N,)."""
+        """Durations at the epoch's speeds, float64 (N,)."""
         return np.array(
             [
                 utterance.seconds / self.speed_factor(epoch, index)

@@ -16,7 +16,7 @@ class Utterance:
     """One utterance of a manifest.
 
     audio : path relative to the data root     text : normalised transcript
-    seconds : duration     position : place within the chapter, for the teacher's context
+    seconds : duration     position : index within the chapter, for the teacher's context
     """
 
     id: str

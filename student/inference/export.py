@@ -122,7 +122,7 @@ def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
         "units_sha256": hashlib.sha256(checkpoint.units_model).hexdigest(),
     }
     tables = tables_of(checkpoint.config)
-    tables["trainer"]["initial_checkpoint"] = ""  # a place on the machine that trained
+    tables["trainer"]["initial_checkpoint"] = ""  # a path on the machine that trained
     settings = toml_of({**tables, "versions": dict(checkpoint.versions)}, facts)
     return {WEIGHTS_NAME: weights, SETTINGS_NAME: settings.encode(), UNITS_NAME: checkpoint.units_model}
 

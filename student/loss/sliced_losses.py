@@ -21,12 +21,12 @@ from student.model.outputs import PieceScores
 class PieceRows:
     """The positions of a batch that are no padding, R of them, utterance by utterance, <eos> included.
 
-    places : int64 (R,), into the flattened (B, U + 1)     targets : int64 (R,), -100 where unknown
+    positions : int64 (R,), into the flattened (B, U + 1)     targets : int64 (R,), -100 where unknown
     is_token : bool (R,), False at <eos>     top_indices, top_logprobs, tail_logprob : (R, k), (R, k),
     (R,) of the teacher, whatever at <eos>; None without a teacher
     """
 
-    places: Tensor
+    positions: Tensor
     targets: Tensor
     is_token: Tensor
     top_indices: Tensor | None = None
@@ -48,7 +48,7 @@ def piece_rows(batch: DecoderBatch) -> PieceRows:
         return rows
     teacher = batch.teacher
     return PieceRows(
-        rows.places,
+        rows.positions,
         rows.targets,
         rows.is_token,
         chosen(functional.pad(teacher.top_indices, (0, 0, 0, 1))),
@@ -83,7 +83,7 @@ def piece_losses(
         }
         return torch.stack([losses[name]() for name in wanted])
 
-    slices = list(scores.at(rows.places).slices(megabytes))
+    slices = list(scores.at(rows.positions).slices(megabytes))
     total = torch.zeros(len(wanted), device=scores.states.device)
     for part, piece in slices:
         if len(slices) > 1 and torch.is_grad_enabled():

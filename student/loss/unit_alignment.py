@@ -1,4 +1,4 @@
-"""Which frames each CTC unit of a transcript was spoken in, and so which frames a decoder's token may hear.
+"""Which frames each CTC unit of a transcript was spoken in, and so which a decoder's token may attend to.
 
 A soft forced alignment: the occupation probabilities of CTC's forward-backward recursion (Graves et al.
 2006, section 4.1), which PyTorch computes for a whole batch at once on every device. A unit is spoken in the

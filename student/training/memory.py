@@ -43,32 +43,32 @@ def probe_memory(
     """Rehearse the largest batches of the epoch. Raises StudentError where one does not fit."""
     device = next(model.parameters()).device
     keys = [[(epoch, int(index)) for index in batch] for batch in largest_batches(sampler, epoch)]
-    for heard in load_batches(speech, keys):
-        with memory_advice(heard, config, device):
-            rehearse(model, heard, loss_of)
+    for batch in load_batches(speech, keys):
+        with memory_advice(batch, config, device):
+            rehearse(model, batch, loss_of)
 
 
-def rehearse(model: nn.Module, heard: SpeechBatch, loss_of: LossOf) -> None:
+def rehearse(model: nn.Module, batch: SpeechBatch, loss_of: LossOf) -> None:
     """One forward and backward pass beside room for AdamW's two moments; the model stays as it was.
 
     Draws dropout from the default generator, which every step seeds anew.
     """
     room = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]
     try:
-        loss_of(heard, len(heard.indices)).loss.backward()  # type: ignore[no-untyped-call]
+        loss_of(batch, len(batch.indices)).loss.backward()  # type: ignore[no-untyped-call]
     finally:
         del room
         model.zero_grad(set_to_none=True)
 
 
 @contextmanager
-def memory_advice(heard: SpeechBatch, config: StudentConfig, device: torch.device) -> Iterator[None]:
+def memory_advice(batch: SpeechBatch, config: StudentConfig, device: torch.device) -> Iterator[None]:
     """Turn PyTorch's out-of-memory error into one line that names the setting to lower."""
     try:
         yield
     except torch.OutOfMemoryError:
-        longest = float(heard.sample_lengths.max()) / config.features.sample_rate_hz
-        count, limit = len(heard.indices), config.trainer.micro_batch_seconds
+        longest = float(batch.sample_lengths.max()) / config.features.sample_rate_hz
+        count, limit = len(batch.indices), config.trainer.micro_batch_seconds
         lower = "lower data.max_seconds" if count == 1 else f"lower {_KEY} (now {limit:g})"
         raise StudentError(
             f"out of memory on {describe_device(device)}: a batch of {count * longest:.0f} s ({count} x "

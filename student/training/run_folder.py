@@ -113,7 +113,7 @@ class TrainingResult:
     """How a run ended; `result.json` in its folder.
 
     dev_wer, best_dev_wer : 0 and up, None without a dev manifest     skipped_steps : NaN or infinite
-    seconds : spent training, over every start of the run     audio_seconds : heard, padding left out
+    seconds : spent training, over every start of the run     audio_seconds : trained on, padding left out
     data_wait_seconds : of `seconds`, spent waiting for audio
     initial_checkpoint : what the weights began from, "" where they began at random
     stopped_early : before max_steps, because trainer.early_stop_evaluations brought no better dev WER
