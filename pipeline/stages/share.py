@@ -69,17 +69,15 @@ def fetch_for_run(url: str, roots: Roots, run_dir: Path, started_with: str) -> P
     """The cache below a prefix, published below the cache root if it was not.
 
     started_with : the fingerprint that the run is held to, "" in a new run
-    Raises PipelineError, before anything is fetched, where the prefix holds another one.
+    Raises StudentError, before anything is fetched, where the prefix holds another one.
     """
+    from student.training.run_cache import require_same_cache
     from teacher_cache.sharing.object_store import remote_contents
     from teacher_cache.sharing.transport import shown
 
     fingerprint = remote_contents(url).fingerprint
-    if started_with and fingerprint != started_with:
-        raise PipelineError(
-            f"{run_dir}: began with cache {started_with}, and {shown(url)} holds {fingerprint}; name the "
-            "run's own with --cache, or start a new run with RUN="
-        )
+    if started_with:
+        require_same_cache(run_dir, started_with, fingerprint, source=shown(url))
     report = pull_teacher_cache(url, "", roots)
     for line in report.lines if report.result["is_new"] else []:
         say(str(line))

@@ -114,7 +114,7 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
     """The cache asked for, pulled first from a URL, else the run's own, else the one of the config's name."""
     if not config.student.objective.uses_branch:
         return None
-    from student.training.run_cache import refuse_another_cache
+    from student.training.run_cache import require_same_cache
     from teacher_cache.sharing.transport import is_url
     from teacher_cache.store import read_manifest, resolve
 
@@ -129,13 +129,10 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
             f"make it with `make teacher-cache CONFIG={config.name}`, or name one with --cache"
         )
     path = resolve(roots.cache, reference or started_with or config.name)
-    if not (reference or started_with):
+    if started_with:
+        require_same_cache(run_dir, started_with, path.name, read_manifest(path))
+    elif not reference:
         _refuse_another_teacher(config, read_manifest(path))
-    if started_with and path.name != started_with:
-        refuse_another_cache(run_dir, read_manifest(path))  # names what differs, where it can
-        raise PipelineError(
-            f"{run_dir}: began with cache {started_with}, not {path.name}; start a new run with RUN="
-        )
     return path
 
 
