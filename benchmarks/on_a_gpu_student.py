@@ -57,16 +57,16 @@ def seconds_per_step(job: TrainingJob, meeting: Meeting, timed_seconds: float) -
     with tempfile.TemporaryDirectory() as scratch, RunLog(Path(scratch), 0) as log:
         elsewhere = replace(job, run_dir=Path(scratch))
         run = Run(elsewhere, load_training_data(elsewhere, None, log.say), log, None)
-        steps, batches = run.begin()
+        steps = run.begin()
         for _ in range(WARM_UP_STEPS):
-            run.train_step(next(steps), batches)
+            run.train_step(steps)
         meeting.all_say("ready", 0.0)
         started, count = time.monotonic(), 0
         while time.monotonic() - started < timed_seconds or count < FEWEST_TIMED_STEPS:
-            run.train_step(next(steps), batches)
+            run.train_step(steps)
             count += 1
         taken = time.monotonic() - started
-        batches.close()  # ends its reading processes
+        steps.close()  # ends its reading processes
     return taken / count
 
 

@@ -23,7 +23,7 @@ from student.loss.losses import ctc_loss
 from student.loss.objective import compute_objective
 from student.model.conformer import Subsampling, frames_after_convolutions
 from student.model.student_model import Bert2CTC
-from student.training.optimiser import build_optimiser
+from student.training.optimisation.optimiser import build_optimiser
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage
 from teacher_cache.teacher.masked_teacher import MaskedTeacher

@@ -27,6 +27,8 @@ def checkpoint_of(step: int, weights: dict[str, torch.Tensor], **changes: Any) -
         step_in_epoch=0,
         bad_steps_in_row=0,
         totals={},
+        spike_detector={"mean_loss_per_second": 3.5, "num_steps": 7.0},
+        branch_balance={"scale": 2.5},
         loss_scale={},
         units_model=b"units",
         pieces=(1,),

@@ -45,6 +45,8 @@ def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
         step_in_epoch=3,
         bad_steps_in_row=1,
         totals={"seconds": 1.5},
+        spike_detector={"mean_loss_per_second": 3.5, "num_steps": 7.0},
+        branch_balance={"scale": 2.5},
         loss_scale={"scale": 1024.0},
         units_model=bytes(range(256)),
         pieces=(3, 5),
@@ -152,3 +154,18 @@ def test_every_table_of_the_config_survives_as_plain_values() -> None:
 
     config = checkpoint_of().config
     assert checkpoints.config_from_tables(asdict(config)) == config
+
+
+def test_a_checkpoint_of_format_2_goes_on_with_what_it_kept_among_its_totals(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "new.pt", checkpoint_of())
+    content = torch.load(tmp_path / "new.pt", weights_only=True)
+    del content["spike_detector"], content["branch_balance"]
+    content["format_version"] = 2
+    kept = {"mean_loss_per_second": 8.0, "watched_steps": 31.0, "branch_scale": 4.0}
+    torch.save(content | {"totals": {"seconds": 1.5, **kept}}, tmp_path / "a.pt")
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    assert loaded.totals == {"seconds": 1.5}
+    assert loaded.spike_detector == {"mean_loss_per_second": 8.0, "num_steps": 31.0}
+    assert loaded.branch_balance == {"scale": 4.0}
+    torch.save(content | {"totals": {"seconds": 1.5}}, tmp_path / "a.pt")  # of before there were either
+    assert load_checkpoint(tmp_path / "a.pt").branch_balance == {"scale": 1.0}

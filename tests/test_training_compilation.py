@@ -11,7 +11,7 @@ from test_loss_objective import batch_of, config, model_of
 from student.loss.objective import compute_objective, objective_weights
 from student.training import compilation
 from student.training.compilation import compile_blocks, compile_or_say_why_not, has_compiler
-from student.training.gradient_shares import gradient_products
+from student.training.optimisation.gradient_shares import gradient_products
 
 
 @pytest.mark.slow

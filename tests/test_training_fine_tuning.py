@@ -24,6 +24,7 @@ from student.training.checkpoint import load_checkpoint, saved_steps, step_path
 from student.training.estimate import estimate_training
 from student.training.log import RunLog
 from student.training.memory import largest_batches, memory_advice, probe_memory
+from student.training.optimisation import step as training_step
 from student.training.run import Run
 from student.training.run_folder import dev_wers
 from student.training.trainer import TrainingJob, train
@@ -202,7 +203,7 @@ def test_the_probe_hears_the_largest_batches_and_leaves_the_model_as_it_was(
 
     def loss_of(heard: SpeechBatch, count: int) -> Objective:
         sizes.append(heard.waveforms.numel())
-        return run._objective(heard, count)
+        return run.optimisation.objective(heard, count, 0)
 
     probe_memory(run.model, run.sampler, 0, run.data.train.speech, run.config, loss_of)
     seconds = run.sampler.seconds_of(0)
@@ -211,7 +212,7 @@ def test_the_probe_hears_the_largest_batches_and_leaves_the_model_as_it_was(
     assert max(sizes) / 16_000 == pytest.approx(largest, rel=0.01) and len(sizes) <= 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())
-    assert not run.optimiser.state
+    assert not run.optimisation.optimiser.state
 
 
 def test_the_longest_utterance_is_probed_too() -> None:
@@ -242,7 +243,7 @@ def test_out_of_memory_is_one_line_with_the_seconds_and_the_setting(job: Trainin
 def test_out_of_memory_in_a_step_is_told_as_well(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_run, "compute_objective", too_large)
+    monkeypatch.setattr(training_step, "compute_objective", too_large)
     with pytest.raises(StudentError, match="out of memory on cpu"):
         train(replace(ctc_alone(job), run_dir=tmp_path))
 

@@ -10,7 +10,13 @@ from test_loss_objective import TINY, batch_of, model_of
 
 from student.config import StudentConfig
 from student.loss.objective import compute_objective, objective_weights
-from student.training.gradient_shares import figures, gradient_products, part_of, product_names, scale_for
+from student.training.optimisation.gradient_shares import (
+    figures,
+    gradient_products,
+    part_of,
+    product_names,
+    scale_for,
+)
 
 LAYERS = (1, 3, 4)
 

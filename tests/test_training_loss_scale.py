@@ -17,6 +17,7 @@ from student.errors import StudentError
 from student.training import run as training_run
 from student.training.checkpoint import load_checkpoint, step_path
 from student.training.device import Precision, choose_precision
+from student.training.optimisation import step as training_step
 from student.training.trainer import TrainingJob, train
 
 STEPS = 4
@@ -39,7 +40,7 @@ def half(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def scaled_by(context: pytest.MonkeyPatch, scale: float) -> None:
-    context.setattr(training_run, "GradScaler", functools.partial(GradScaler, init_scale=scale))
+    context.setattr(training_step, "GradScaler", functools.partial(GradScaler, init_scale=scale))
 
 
 def test_a_scaled_loss_takes_the_steps_of_the_exact_one(

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_training_trainer import figures_of
 from tiny_run import ctc_alone, multiplied, tiny_job
 
+from student.data.dataset import SpeechBatch
 from student.errors import StudentError
-from student.training.run import Run
-from student.training.spike_detection import LossWatch
+from student.loss.objective import Objective
+from student.training.optimisation.spike_detection import SpikeDetector
+from student.training.optimisation.step import Optimisation
 from student.training.trainer import TrainingJob, train
 
 
@@ -25,12 +26,13 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
 
 def a_thousandfold(monkeypatch: pytest.MonkeyPatch, at_steps: set[int]) -> None:
     """The loss explodes in these steps, counted from 1."""
-    original = Run._objective
+    original = Optimisation.objective
 
-    def loss_of(run: Run, *arguments: Any) -> Any:
-        return multiplied(original(run, *arguments), 1000.0 if run.step + 1 in at_steps else 1.0)
+    def objective(step: Optimisation, speech: SpeechBatch, num_utterances: int, number: int) -> Objective:
+        factor = 1000.0 if number + 1 in at_steps else 1.0
+        return multiplied(original(step, speech, num_utterances, number), factor)
 
-    monkeypatch.setattr(Run, "_objective", loss_of)
+    monkeypatch.setattr(Optimisation, "objective", objective)
 
 
 def test_an_exploded_step_is_skipped_and_leaves_no_trace_in_the_weights(
@@ -52,16 +54,23 @@ def test_explosions_in_a_row_end_the_run_with_advice(
         train(replace(job, run_dir=tmp_path))
 
 
-def test_the_watch_judges_late_by_the_second_and_from_what_it_kept() -> None:
-    totals: dict[str, float] = {}
+def resumed(detector: SpikeDetector) -> SpikeDetector:
+    """Another one that goes on from its state."""
+    other = SpikeDetector(10.0)
+    other.restore(detector.state())
+    return other
+
+
+def test_the_detector_judges_late_by_the_second_and_from_what_it_kept() -> None:
+    detector = SpikeDetector(10.0)
     for _ in range(19):
-        watch = LossWatch(10.0, totals)  # a new one each step, as a resumed run has
-        assert not watch.fault(300.0, 20.0, 1.0)
-        watch.learn(20.0)
-    assert not LossWatch(10.0, totals).fault(9e9, 9e9, 1.0)  # too early to tell
-    LossWatch(10.0, totals).learn(20.0)
-    assert totals["mean_loss_per_second"] == pytest.approx(20)
-    watch = LossWatch(10.0, totals)
-    assert not watch.fault(3000.0, 199.0, 1.0)
-    assert "loss 201 per second of audio, 10 times the mean" in watch.fault(3000.0, 201.0, 1.0)
-    assert watch.fault(nan, nan, 1.0) and watch.fault(1.0, 1.0, inf)
+        detector = resumed(detector)
+        assert not detector.fault(300.0, 20.0, 1.0)
+        detector.learn(20.0)
+    assert not resumed(detector).fault(9e9, 9e9, 1.0)  # too early to tell
+    detector.learn(20.0)
+    assert detector.mean_loss_per_second == pytest.approx(20)
+    detector = resumed(detector)
+    assert not detector.fault(3000.0, 199.0, 1.0)
+    assert "loss 201 per second of audio, 10 times the mean" in detector.fault(3000.0, 201.0, 1.0)
+    assert detector.fault(nan, nan, 1.0) and detector.fault(1.0, 1.0, inf)

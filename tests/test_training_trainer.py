@@ -26,6 +26,7 @@ from student.signals import TrainingInterrupted
 from student.training import run as training_run
 from student.training.checkpoint import load_checkpoint, saved_steps, step_path
 from student.training.log import RunLog
+from student.training.optimisation import step as training_step
 from student.training.run_folder import run_lock
 from student.training.trainer import TrainingJob, train
 from teacher_cache.errors import CacheError
@@ -276,7 +277,7 @@ def test_two_processes_on_one_run_are_refused(job: TrainingJob, tmp_path: Path) 
 
 def poisoned(at_steps: set[int]) -> Callable[..., Any]:
     """compute_objective with a loss of NaN at these calls, counted from 0."""
-    original, calls = training_run.compute_objective, iter(range(10_000))
+    original, calls = training_step.compute_objective, iter(range(10_000))
 
     def compute(*arguments: Any) -> Any:
         return multiplied(original(*arguments), float("nan") if next(calls) in at_steps else 1.0)
@@ -287,7 +288,7 @@ def poisoned(at_steps: set[int]) -> Callable[..., Any]:
 def test_a_step_without_a_finite_loss_is_skipped_and_counted(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_run, "compute_objective", poisoned({1}))
+    monkeypatch.setattr(training_step, "compute_objective", poisoned({1}))
     single = ctc_alone(job, max_steps=3, batch_seconds=8, checkpoint_every_steps=1)
     result = train(replace(single, run_dir=tmp_path))
     assert result.skipped_steps == 1
@@ -327,7 +328,7 @@ def test_utterances_with_more_units_than_frames_are_left_out_and_counted(
 
 
 def test_the_learning_rate_rises_in_a_line_and_ends_at_its_fraction() -> None:
-    from student.training.optimiser import learning_rate
+    from student.training.optimisation.optimiser import learning_rate
 
     trainer = tiny_config(max_steps=100, warmup_steps=10).trainer
     assert learning_rate(5, trainer) == pytest.approx(trainer.learning_rate / 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -149,7 +149,7 @@ def collate(items: Sequence[_Item]) -> SpeechBatch:
 
 def load_batches(
     dataset: SpeechDataset, batches: Iterable[Sequence[Key]], workers: int = 0
-) -> Iterator[SpeechBatch]:
+) -> Generator[SpeechBatch]:
     """Batches in the order of their keys, read by `workers` processes (0: by this one).
 
     Labels of the teacher are not read here: one copy in the training process serves every worker.

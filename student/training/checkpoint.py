@@ -39,7 +39,8 @@ __all__ = [
     "step_path",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class Checkpoint:
     pieces : the teacher's ids that the decoders know, None without decoders
     totals : of the whole run so far: skipped_steps, seconds, audio_seconds, data_wait_seconds
     loss_scale : state of the gradient scaler, empty unless precision is float16
+    spike_detector, branch_balance : their states
     """
 
     config: StudentConfig
@@ -63,6 +65,8 @@ class Checkpoint:
     bad_steps_in_row: int
     totals: Mapping[str, float]
     loss_scale: Mapping[str, float]
+    spike_detector: Mapping[str, float]
+    branch_balance: Mapping[str, float]
     units_model: bytes
     pieces: tuple[int, ...] | None
     cache_fingerprint: str
@@ -104,13 +108,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: no readable checkpoint ({reason}); delete it to use an earlier one"
         ) from None
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise StudentError(
             f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}; train again"
         )
+    if version == 2:
+        _bring_up_to_date(content)
     content["config"] = config_from_tables(content["config"])
     content["units_model"] = content["units_model"].numpy().tobytes()
     return Checkpoint(**{name: content[name] for name in Checkpoint.__slots__})
+
+
+def _bring_up_to_date(content: dict[str, Any]) -> None:
+    """Format 2 kept the spike detector's mean and the branch's scale among the totals."""
+    totals = content["totals"]
+    mean, steps = totals.pop("mean_loss_per_second", 0.0), totals.pop("watched_steps", 0.0)
+    content["spike_detector"] = {"mean_loss_per_second": mean, "num_steps": steps}
+    content["branch_balance"] = {"scale": totals.pop("branch_scale", 1.0)}
 
 
 def _refuse_altered(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def estimate_training(job: TrainingJob, say: Callable[[str], None]) -> TrainingE
     epoch = run.sampler.epoch(run.epoch)
     audio_per_step = float(run.sampler.seconds_of(run.epoch).sum()) / len(epoch)
     state = _bytes(run.model.state_dict().values())
-    moments = [t for entry in run.optimiser.state.values() for t in entry.values() if torch.is_tensor(t)]
+    entries = run.optimisation.optimiser.state.values()
+    moments = [tensor for entry in entries for tensor in entry.values() if torch.is_tensor(tensor)]
     size = (state + _bytes(moments) + len(data.units.model_bytes)) / _MEGABYTE
     trainer = job.config.trainer
     kept = trainer.keep_checkpoints + trainer.keep_best_checkpoints + _FILES_BEYOND_KEPT
@@ -88,12 +90,12 @@ def estimate_training(job: TrainingJob, say: Callable[[str], None]) -> TrainingE
 
 def _audio_seconds_per_second(run: Run) -> float:
     """Speed of the timed steps; the first is slower, since memory is asked for and kernels are made."""
-    steps, batches = run.begin()
     before: dict[str, float] = {}
-    for number in range(_WARM_UP_STEPS + _TIMED_STEPS):
-        if number == _WARM_UP_STEPS:
-            before = dict(run.totals)
-        run.train_step(next(steps), batches)
+    with closing(run.begin()) as steps:
+        for number in range(_WARM_UP_STEPS + _TIMED_STEPS):
+            if number == _WARM_UP_STEPS:
+                before = dict(run.totals)
+            run.train_step(steps)
     seconds, audio_seconds = (run.totals[key] - before[key] for key in ("seconds", "audio_seconds"))
     return audio_seconds / seconds
 

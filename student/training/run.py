@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from math import isfinite
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.amp.grad_scaler import GradScaler
 
-from student.data.dataset import SpeechBatch, load_batches, sampled_waveforms
-from student.data.sampler import BatchSampler, Step
+from student.data.dataset import sampled_waveforms
+from student.data.loaded_steps import LoadedStep, loaded_steps
+from student.data.sampler import BatchSampler
 from student.data.training_data import TrainingData, TrainingJob
 from student.errors import StudentError
-from student.loss.objective import Objective, combine, compute_objective, objective_weights
-from student.model.dropout import dropout_seed
 from student.model.student_model import Bert2CTC, inference_state
 from student.signals import StopRequest, TrainingInterrupted
 from student.training.checkpoint import Checkpoint, save_checkpoint
@@ -26,11 +24,9 @@ from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device
 from student.training.distributed import ALONE, Ranks
 from student.training.fine_tuning import begin_from
-from student.training.gradient_shares import figures as gradient_figures
-from student.training.gradient_shares import gradient_products, product_names, scale_for
 from student.training.log import RunLog
-from student.training.memory import memory_advice, probe_memory
-from student.training.optimiser import build_optimiser, learning_rate
+from student.training.memory import probe_memory
+from student.training.optimisation.step import Optimisation
 from student.training.report import closing_lines, introduction, progress_note
 from student.training.run_folder import (
     FINAL_NAME,
@@ -42,7 +38,6 @@ from student.training.run_folder import (
     step_path,
     write_result,
 )
-from student.training.spike_detection import LossWatch
 from student.training.validation import dev_figures, has_stopped_improving, is_among_best
 from teacher_cache.common.progress import Advance, progress
 
@@ -85,15 +80,9 @@ class Run:
             self.model.features.to(self.device).fit(sampled_waveforms(data.train.speech, trainer.seed))
         self.model.to(self.device)
         ranks.share_weights(self.model)
-        self.optimiser = build_optimiser(self.model, trainer)
-        is_scaled = self.precision.dtype == torch.float16  # a scaler that is off passes everything on
-        self.scaler = GradScaler(self.device.type, enabled=is_scaled)
+        self.optimisation = Optimisation(self.model, data.train, job.config, self.precision, ranks)
         if checkpoint is not None:
             self._restore(checkpoint)
-        self._weights = objective_weights(job.config)
-        self._summed = ["loss", *self._weights, "unaligned", "heard_samples"]
-        self._heard_layers = (*job.config.conformer.taps, job.config.conformer.num_layers)
-        self._products = product_names(self._heard_layers)
         padding, speech = self.sampler.padding_fraction(), data.train.speech
         self.log.say(introduction(self.device, self.precision, self.model, speech, padding))
         if trainer.compile:
@@ -101,33 +90,35 @@ class Run:
 
     def train(self, stop: StopRequest) -> None:
         """Steps up to `max_steps`; a stop request ends it at the next step boundary with a checkpoint."""
-        trainer, (steps, batches) = self.config.trainer, self.begin()
-        self._evaluate_if_due()
-        with self._progress() as advance:
+        trainer = self.config.trainer
+        with closing(self.begin()) as steps, self._progress() as advance:
+            self._evaluate_if_due()
             while self.step < trainer.max_steps and not self._stops_early():
                 stop.signal_number = self.ranks.largest(stop.signal_number)
                 if stop:
                     self._interrupt(stop)
-                figures = self.train_step(next(steps), batches)
+                figures = self.train_step(steps)
                 self.log.figures(self.step, "train", figures)
                 if self.step % trainer.checkpoint_every_steps == 0:
                     self.save()  # before a long measurement: a queue that asks to stop does not wait for ever
                 self._evaluate_if_due()
                 advance(1, note=progress_note(figures))
 
-    def begin(self) -> tuple[Iterator[Step], Iterator[SpeechBatch]]:
-        """Steps from the run's position on and the batches that they take, once the largest have fitted."""
+    def begin(self) -> Generator[LoadedStep]:
+        """The steps from the run's position on, once the largest batches have fitted into memory."""
         speech = self.data.train.speech
         if self.device.type == "cuda":  # a CPU pages to disk before it refuses
-            probe_memory(self.model, self.sampler, self.epoch, speech, self.config, self._objective)
-        keys = (
-            [(step.epoch, int(index)) for index in batch]
-            for step in self.sampler.steps(self.epoch, self.step_in_epoch)
-            for batch in step.share(self.ranks.rank, self.ranks.world)
-        )
-        batches = load_batches(speech, keys, self.config.trainer.data_workers)
+            objective_of = partial(self.optimisation.objective, number=self.step)
+            probe_memory(self.model, self.sampler, self.epoch, speech, self.config, objective_of)
         self.model.train()
-        return self.sampler.steps(self.epoch, self.step_in_epoch), batches
+        return loaded_steps(
+            self.sampler,
+            speech,
+            (self.epoch, self.step_in_epoch),
+            self.ranks.rank,
+            self.ranks.world,
+            self.config.trainer.data_workers,
+        )
 
     def _evaluate_if_due(self) -> None:
         """Also where a run goes on from a step that was saved but not measured any more."""
@@ -141,7 +132,12 @@ class Run:
         if self.data.dev is None or not self.ranks.is_first:
             return
         figures = dev_figures(
-            self.model, self.data.dev, self.data.units, self.config, self.precision.dtype, self._is_aligned
+            self.model,
+            self.data.dev,
+            self.data.units,
+            self.config,
+            self.precision.dtype,
+            self.step >= self.config.decoder.aligned_from_step,
         )
         self.log.figures(self.step, "dev", figures)
         shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
@@ -160,7 +156,8 @@ class Run:
             return
         if self.saved_step != self.step:
             path = step_path(self.job.run_dir, self.step)
-            save_checkpoint(path, self._checkpoint(self.model.state_dict(), self.optimiser.state_dict()))
+            moments = self.optimisation.optimiser.state_dict()
+            save_checkpoint(path, self._checkpoint(self.model.state_dict(), moments))
             self.saved_step = self.step
         trainer = self.config.trainer
         prune_checkpoints(self.job.run_dir, trainer.keep_checkpoints, trainer.keep_best_checkpoints)
@@ -203,63 +200,27 @@ class Run:
             stopped_early=self.step < trainer.max_steps,
         )
 
-    def train_step(self, step: Step, batches: Iterator[SpeechBatch]) -> dict[str, float]:
-        """One optimiser step, or none where its loss or gradient is no number; its figures by name."""
-        started, trainer = time.monotonic(), self.config.trainer
-        torch.manual_seed(dropout_seed(trainer.seed, self.step, self.ranks.rank))
-        self.optimiser.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        products: dict[str, Tensor] = {}
-        measures = self._measures_gradients()
-        heard_samples = waited = 0.0
-        for _ in step.share(self.ranks.rank, self.ranks.world):
-            asked = time.monotonic()
-            heard = next(batches)
-            waited += time.monotonic() - asked
-            heard_samples += float(heard.sample_lengths.sum())
-            with memory_advice(heard, self.config, self.device):
-                objective = self._objective(heard, step.num_utterances)
-                if measures:
-                    _add(products, gradient_products(objective.terms, self._weights, objective.output.hidden))
-                self.scaler.scale(objective.loss).backward()  # type: ignore[no-untyped-call]
-            # as weighed by the config, whatever the branch is scaled to: comparable from step to step
-            loss = combine(objective.terms, self._weights)
-            _add(sums, {"loss": loss, **objective.terms, "unaligned": objective.unaligned})
-        self.ranks.sum_gradients(self.model)
-        self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
-        mine = {name: float(value) for name, value in sums.items()} | {"heard_samples": heard_samples}
-        figures = self.ranks.sum_figures(mine, self._summed)
-        heard_samples = figures.pop("heard_samples")
-        if self.config.decoder.attention == "free":
-            del figures["unaligned"]
-        if measures:
-            self._learn_shares({name: float(value) for name, value in products.items()})
-        figures["gradient_norm"] = float(norm)
-        rate, audio_seconds = learning_rate(self.step + 1, trainer), heard_samples / self._sample_rate_hz
-        watch = LossWatch(trainer.explosion_ratio, self.totals)
-        loss_per_second = figures["loss"] * step.num_utterances / audio_seconds
-        fault = watch.fault(figures["loss"], loss_per_second, figures["gradient_norm"])
-        if not fault:
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            self.scaler.step(self.optimiser)
-            watch.learn(loss_per_second)
-            self.bad_steps_in_row = 0
+    def train_step(self, steps: Generator[LoadedStep]) -> dict[str, float]:
+        """Take the next of `begin`'s steps, or skip it where it gives no sound gradient; its figures."""
+        started = time.monotonic()
+        loaded = next(steps)
+        outcome = self.optimisation.take(loaded, self.step)
+        if outcome.gradient_figures:
+            self.log.figures(self.step + 1, "gradient", outcome.gradient_figures)
+        if outcome.fault:
+            self._skip(outcome.fault, outcome.overflowed_scale)
         else:
-            self._skip(figures, fault)
-        self.scaler.update()
+            self.bad_steps_in_row = 0
         self.step += 1
-        self.epoch, self.step_in_epoch = step.epoch, step.step_in_epoch + 1
+        self.epoch, self.step_in_epoch = loaded.step.epoch, loaded.step.step_in_epoch + 1
         seconds = time.monotonic() - started
         self.totals["seconds"] += seconds
-        self.totals["audio_seconds"] += audio_seconds
-        self.totals["data_wait_seconds"] += waited
-        return figures | {
-            "epoch": step.epoch,
-            "learning_rate": rate,
-            "audio_seconds_per_second": audio_seconds / seconds,
-            "data_wait_seconds": waited,
+        self.totals["audio_seconds"] += outcome.audio_seconds
+        self.totals["data_wait_seconds"] += outcome.data_wait_seconds
+        return outcome.figures | {
+            "epoch": loaded.step.epoch,
+            "audio_seconds_per_second": outcome.audio_seconds / seconds,
+            "data_wait_seconds": outcome.data_wait_seconds,
         }
 
     def _progress(self) -> AbstractContextManager[Advance]:
@@ -267,40 +228,6 @@ class Run:
         if self.ranks.is_first:
             return progress("training", total=left, unit="steps")
         return nullcontext(lambda amount=1, note="": None)
-
-    def _objective(self, heard: SpeechBatch, num_utterances: int) -> Objective:
-        batch = self.data.train.training_batch(heard, self.model.features, self.device, self._is_aligned)
-        with torch.autocast(
-            self.device.type, self.precision.dtype, enabled=self.precision.dtype != torch.float32
-        ):
-            return compute_objective(self.model, batch, self.config, num_utterances, self.branch_scale)
-
-    @property
-    def branch_scale(self) -> float:
-        """What the branch's weights are multiplied by now; 1 until its gradient has been measured."""
-        return self.totals.get("branch_scale", 1.0)
-
-    @property
-    def _is_aligned(self) -> bool:
-        return self.step >= self.config.decoder.aligned_from_step
-
-    def _measures_gradients(self) -> bool:
-        """In the first step that has a branch, and then as often as the config says."""
-        every = self.config.objective.share_every_steps
-        return bool(every) and self.config.objective.uses_branch and self.step % every == 0
-
-    def _learn_shares(self, products: dict[str, float]) -> None:
-        """Log what the parts' gradients are at the taps, and set the branch's scale by them."""
-        products = self.ranks.sum_figures(products, self._products)
-        layers, share = self._heard_layers, self.config.objective.branch_share
-        self.log.figures(self.step + 1, "gradient", gradient_figures(products, layers, self.branch_scale))
-        scale = scale_for(share, products, layers) if share else None
-        if scale is not None:
-            self.totals["branch_scale"] = scale
-
-    @property
-    def _sample_rate_hz(self) -> int:
-        return self.config.features.sample_rate_hz
 
     def _stops_early(self) -> bool:
         """Decided from metrics.jsonl, so that a resumed run stops where an uninterrupted one does."""
@@ -310,12 +237,13 @@ class Run:
         wers = list(dev_wers(self.job.run_dir).values()) if self.ranks.is_first else []
         return bool(self.ranks.largest(int(has_stopped_improving(wers, patience))))
 
-    def _skip(self, figures: dict[str, float], fault: str) -> None:
+    def _skip(self, fault: str, overflowed_scale: float) -> None:
         """Count a step that is not taken; a scaled loss beyond float16 is no fault: its scale falls."""
         self.totals["skipped_steps"] += 1
-        scale = self.scaler.get_scale()
-        if isfinite(figures["loss"]) and not isfinite(figures["gradient_norm"]) and scale > 1:
-            self.log.say(f"step {self.step + 1}: skipped, gradients overflow at loss scale {scale:g}")
+        if overflowed_scale:
+            self.log.say(
+                f"step {self.step + 1}: skipped, gradients overflow at loss scale {overflowed_scale:g}"
+            )
             return
         self.bad_steps_in_row += 1
         self.log.say(f"step {self.step + 1}: skipped, {fault}")
@@ -345,7 +273,9 @@ class Run:
             step_in_epoch=self.step_in_epoch,
             bad_steps_in_row=self.bad_steps_in_row,
             totals=self.totals,
-            loss_scale=self.scaler.state_dict(),
+            loss_scale=self.optimisation.scaler.state_dict(),
+            spike_detector=self.optimisation.spikes.state(),
+            branch_balance=self.optimisation.balance.state(),
             units_model=self.data.units.model_bytes,
             pieces=vocabulary.piece_ids if vocabulary else None,
             cache_fingerprint=self.data.cache_fingerprint,
@@ -363,7 +293,7 @@ class Run:
                 f"{self.job.units_model}: not the units that the run began with; start a new run"
             )
         self.model.load_state_dict(dict(checkpoint.model))
-        self.optimiser.load_state_dict(dict(checkpoint.optimiser))
+        self.optimisation.optimiser.load_state_dict(dict(checkpoint.optimiser))
         self.step, self.epoch, self.step_in_epoch = (
             checkpoint.step,
             checkpoint.epoch,
@@ -375,10 +305,7 @@ class Run:
             self.evaluated_step, self.dev_wer = self.step, measured[self.step]
         self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, dict(checkpoint.totals)
         if checkpoint.loss_scale:
-            self.scaler.load_state_dict(dict(checkpoint.loss_scale))
+            self.optimisation.scaler.load_state_dict(dict(checkpoint.loss_scale))
+        self.optimisation.spikes.restore(checkpoint.spike_detector)
+        self.optimisation.balance.restore(checkpoint.branch_balance)
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")
-
-
-def _add(sums: dict[str, Tensor], added: dict[str, Tensor]) -> None:
-    for name, value in added.items():
-        sums[name] = sums.get(name, 0) + value.detach()

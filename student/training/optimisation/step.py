@@ -1,0 +1,139 @@
+"""One optimiser step, from its batches to the weights' update."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from math import isfinite
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+
+from student.config import StudentConfig
+from student.data.dataset import SpeechBatch
+from student.data.loaded_steps import LoadedStep
+from student.data.training_data import Split
+from student.loss.objective import Objective, combine, compute_objective, objective_weights
+from student.model.dropout import dropout_seed
+from student.model.student_model import Bert2CTC
+from student.training.device import Precision
+from student.training.distributed import Ranks
+from student.training.memory import memory_advice
+from student.training.optimisation.branch_balance import BranchBalance
+from student.training.optimisation.optimiser import build_optimiser, learning_rate
+from student.training.optimisation.spike_detection import SpikeDetector
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What became of a step.
+
+    figures : loss and terms, gradient norm and rate, by name, over all ranks
+    gradient_figures : of `BranchBalance`, empty where nothing was measured
+    fault : why the weights were left as they were, "" where they were updated
+    overflowed_scale : of the loss, where its gradients alone overflowed: no fault, the scale falls; else 0
+    audio_seconds : of the global batch     data_wait_seconds : of this rank
+    """
+
+    figures: dict[str, float]
+    gradient_figures: dict[str, float]
+    fault: str
+    overflowed_scale: float
+    audio_seconds: float
+    data_wait_seconds: float
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the micro-batches of a step add up to, on this rank."""
+
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    samples: float = 0.0
+    waited: float = 0.0
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, 0) + value.detach()
+
+
+class Optimisation:
+    """Model, optimiser, loss scale, spike detector and the branch's balance: all that a step changes."""
+
+    def __init__(
+        self, model: Bert2CTC, train: Split, config: StudentConfig, precision: Precision, ranks: Ranks
+    ) -> None:
+        self.model, self.train, self.config, self.ranks = model, train, config, ranks
+        self.precision, self.device = precision, model.ctc_head.weight.device
+        self.optimiser = build_optimiser(model, config.trainer)
+        is_scaled = precision.dtype == torch.float16  # a scaler that is off passes everything on
+        self.scaler = GradScaler(self.device.type, enabled=is_scaled)
+        self.spikes = SpikeDetector(config.trainer.explosion_ratio)
+        self.balance = BranchBalance(config)
+        self._weights = objective_weights(config)
+
+    def take(self, loaded: LoadedStep, number: int) -> StepOutcome:
+        """One step over all ranks; the weights stay where its loss or gradient is no number, or exploded.
+
+        number : steps done before it     Raises StudentError where a batch does not fit into memory.
+        """
+        trainer = self.config.trainer
+        torch.manual_seed(dropout_seed(trainer.seed, number, self.ranks.rank))
+        self.optimiser.zero_grad(set_to_none=True)
+        is_measured = self.balance.is_due(number)
+        sums = self._accumulate(loaded, number, is_measured)
+        self.ranks.sum_gradients(self.model)
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
+        figures, audio_seconds = self._over_all_ranks(sums)
+        figures |= {"gradient_norm": float(norm), "learning_rate": learning_rate(number + 1, trainer)}
+        gradient_figures = self.balance.settle(self.ranks) if is_measured else {}
+        loss_per_second = figures["loss"] * loaded.step.num_utterances / audio_seconds
+        fault = self.spikes.fault(figures["loss"], loss_per_second, figures["gradient_norm"])
+        is_finite = isfinite(figures["loss"]), isfinite(figures["gradient_norm"])
+        scale = self.scaler.get_scale()
+        overflowed_scale = scale if is_finite == (True, False) and scale > 1 else 0.0
+        if not fault:
+            for group in self.optimiser.param_groups:
+                group["lr"] = figures["learning_rate"]
+            self.scaler.step(self.optimiser)
+            self.spikes.learn(loss_per_second)
+        self.scaler.update()
+        return StepOutcome(figures, gradient_figures, fault, overflowed_scale, audio_seconds, sums.waited)
+
+    def objective(self, speech: SpeechBatch, num_utterances: int, number: int) -> Objective:
+        """The objective of a batch of training speech.
+
+        num_utterances : of the global batch     number : steps done before it
+        """
+        is_aligned = number >= self.config.decoder.aligned_from_step
+        batch = self.train.training_batch(speech, self.model.features, self.device, is_aligned)
+        dtype = self.precision.dtype
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return compute_objective(self.model, batch, self.config, num_utterances, self.balance.scale)
+
+    def _accumulate(self, loaded: LoadedStep, number: int, is_measured: bool) -> _Sums:
+        """Gradients of this rank's micro-batches, one after the other."""
+        sums, asked = _Sums(), time.monotonic()
+        for speech in loaded.batches:
+            sums.waited += time.monotonic() - asked
+            sums.samples += float(speech.sample_lengths.sum())
+            with memory_advice(speech, self.config, self.device):
+                objective = self.objective(speech, loaded.step.num_utterances, number)
+                if is_measured:
+                    self.balance.measure(objective)
+                self.scaler.scale(objective.loss).backward()  # type: ignore[no-untyped-call]
+            # as weighed by the config, whatever the branch is scaled to: comparable from step to step
+            loss = combine(objective.terms, self._weights)
+            sums.add({"loss": loss, **objective.terms, "unaligned": objective.unaligned})
+            asked = time.monotonic()
+        return sums
+
+    def _over_all_ranks(self, sums: _Sums) -> tuple[dict[str, float], float]:
+        """Figures of the global batch by name, and the seconds of audio in it."""
+        mine = {name: float(value) for name, value in sums.terms.items()} | {"samples": sums.samples}
+        figures = self.ranks.sum_figures(mine, ["loss", *self._weights, "unaligned", "samples"])
+        audio_seconds = figures.pop("samples") / self.config.features.sample_rate_hz
+        if self.config.decoder.attention == "free":
+            del figures["unaligned"]
+        return figures, audio_seconds
