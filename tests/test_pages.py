@@ -264,6 +264,14 @@ def test_the_architecture_page_shows_the_streets_that_the_contracts_hold() -> No
     assert len(streets) == 3
 
 
+def test_the_architecture_page_shows_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = [file.parent for package in OWN[:3] for file in package.rglob("__init__.py")]
+    shown = [f"{room.relative_to(ROOT).as_posix()}/" for room in rooms if room.parent != ROOT]
+    assert [room for room in shown if f"| `{room}`" not in page and f"`, `{room}`" not in page] == []
+    assert len(shown) > 15
+
+
 def test_every_extra_that_a_page_names_is_one() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for page in PAGES:
