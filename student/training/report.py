@@ -44,13 +44,13 @@ def deafness_warning(figures: Mapping[str, float]) -> str:
     """
     if "accuracy_deaf_final" not in figures:
         return ""
-    gain = figures["accuracy_final"] - figures["accuracy_deaf_final"]
-    if gain >= LEAST_GAIN_FROM_LISTENING:
+    own, other = figures["accuracy_final"], figures["accuracy_deaf_final"]
+    if own - other >= LEAST_GAIN_FROM_LISTENING:
         return ""
     return (
-        f"warning: the final decoder guesses {figures['accuracy_final']:.1%} with the utterance's own audio and "
-        f"{figures['accuracy_deaf_final']:.1%} with another's: it answers from text, and the encoder learns little "
-        'of it; see decoder.history ("none") and decoder.attention ("aligned")'
+        f"warning: the final decoder guesses {own:.1%} with the utterance's own audio and {other:.1%} with "
+        "another's: it answers from text, and the encoder learns little of it; see decoder.history "
+        '("none") and decoder.attention ("aligned")'
     )
 
 
