@@ -6,24 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_model import tiny_student
 
-from student.config import ConformerConfig, DecoderConfig, StudentConfig
+from student.config import StudentConfig
 from student.errors import StudentError
 from student.model.student_model import Bert2CTC, inference_state
 
-TINY = StudentConfig(
-    conformer=ConformerConfig(
-        num_layers=3,
-        model_dim=16,
-        num_heads=2,
-        feed_forward_dim=32,
-        conv_kernel_frames=5,
-        subsampling_channels=4,
-        dropout=0.1,
-        taps=(1, 2),
-    ),
-    decoder=DecoderConfig(num_layers=1, num_heads=2, feed_forward_dim=32, dropout=0.1),
-)
+TINY = tiny_student(num_layers=3, taps=(1, 2), dropout=0.1)
 CONDITIONED = replace(TINY, conformer=replace(TINY.conformer, self_conditioning=True))
 
 
