@@ -19,7 +19,8 @@ from pipeline.errors import PipelineError
 from student.config import StudentConfig
 from student.signals import TrainingInterrupted
 from student.training.run_folder import FINAL_NAME, RESULT_NAME, RunBusy, is_running
-from teacher_cache.common.files import differing_keys, write_json
+from teacher_cache.common.differences import differences, listed, phrases
+from teacher_cache.common.files import write_json
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
 
 RECORD_NAME = "run.json"
@@ -78,10 +79,10 @@ def claim_run(folder: Path, tables: Mapping[str, Any], facts: Mapping[str, Any])
         record = {"config": dict(tables), **facts, **provenance(), "state": "started"}
         write_record(folder, record)
         return record
-    differences = differing_keys(with_defaults(record["config"]), with_defaults(tables))
-    if differences:
+    found = differences(with_defaults(record["config"]), with_defaults(tables))
+    if found:
         raise PipelineError(
-            f"{folder}: was started with another config ({'; '.join(differences)}); "
+            f"{folder}: was started with another config ({listed(phrases(found))}); "
             f"nothing was changed; start a new run with RUN={_free_name(folder)}"
         )
     return record

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import CONFIG_FOLDER, as_tables, load_config
 from pipeline.errors import PipelineError
-from teacher_cache.common.files import differing_keys
+from teacher_cache.common.differences import differences
 
 SHIPPED = sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml"))
 MINIMAL = (
@@ -31,8 +31,8 @@ def test_every_shipped_config_loads_and_its_id_lists_exist(name: str) -> None:
 
 def test_three_lines_over_a_base_change_only_what_they_say(tmp_path: Path) -> None:
     own = load_config(write(tmp_path, 'base = "librispeech-100"\n[teacher]\nmodel = "my-bert"\n'))
-    differences = differing_keys(as_tables(load_config("librispeech-100")), as_tables(own))
-    assert differences == ["teacher.model: 'google-bert/bert-base-uncased' -> 'my-bert'"]
+    found = differences(as_tables(load_config("librispeech-100")), as_tables(own))
+    assert found == {"teacher.model": ("google-bert/bert-base-uncased", "my-bert")}
 
 
 def test_id_lists_of_a_base_lie_beside_the_base_and_own_ones_beside_the_own_file(tmp_path: Path) -> None:

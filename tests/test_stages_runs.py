@@ -15,7 +15,7 @@ from pipeline.config import as_tables, load_config
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots, roots_from
 from pipeline.run_record import claim_run, read_record, recorded_state, state_of
-from pipeline.stages.runs import diff_runs, differing_leaves, list_runs, run_facts
+from pipeline.stages.runs import diff_runs, list_runs, run_facts
 from student.errors import StudentError
 from student.signals import TrainingInterrupted
 from student.training.run_folder import RunBusy, is_running, mark_best, run_lock, step_path
@@ -132,13 +132,6 @@ def test_a_run_of_older_code_lacks_new_keys_and_still_equals_its_config(roots: R
     assert "initial_checkpoint" not in again["config"]["trainer"]
     with pytest.raises(PipelineError, match="early_stop_evaluations: 0 -> 3"):
         claim_run(folder, as_tables(load_config("demo", ["trainer.early_stop_evaluations=3"])), {})
-
-
-def test_leaves_are_told_with_their_path_and_absence_as_none() -> None:
-    assert differing_leaves({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == {
-        "a.c": [2, 4],
-        "d": [3, None],
-    }
 
 
 def test_the_commands_speak_json_and_tables(roots: Roots) -> None:

@@ -157,7 +157,7 @@ def test_a_manifest_names_what_differs_from_a_config() -> None:
     other = manifest.differences(
         replace(config, masking="whole_word", top_k=8), "bert-base", {**NORMALISER, "version": 2}
     )
-    assert [line.split()[0] for line in other] == ["teacher", "normaliser", "masking", "top_k"]
+    assert [line.split()[0] for line in other] == ["teacher", "masking", "normaliser", "top_k"]
 
 
 def test_canonical_json_refuses_what_json_cannot_say() -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from teacher_cache.common.files import differing_keys
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher.folder import read_note, resolve_teacher
@@ -160,9 +159,3 @@ def test_a_damaged_note_is_named(tmp_path: Path) -> None:
     (tmp_path / "bert2ctc_teacher.json").write_text("{")
     with pytest.raises(CacheError, match="bert2ctc_teacher.json: damaged"):
         read_note(tmp_path)
-
-
-def test_differing_keys_name_every_leaf() -> None:
-    old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}
-    assert differing_keys(old, new) == ["a.c: 2 -> 4", "d: 3 -> None", "e: None -> 5"]
-    assert differing_keys(old, old) == []

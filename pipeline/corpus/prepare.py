@@ -30,7 +30,8 @@ from student.config import FeatureConfig
 from student.data.manifest import Utterance, write_manifest
 from student.data.units import Units, train_units
 from student.errors import StudentError
-from teacher_cache.common.files import differing_keys, write_json
+from teacher_cache.common.differences import differences, listed, phrases
+from teacher_cache.common.files import write_json
 
 RECORD_NAME = "prepare.json"
 LEFT_OUT_NAME = "left_out.tsv"
@@ -120,10 +121,10 @@ def _reuse(folder: Path, identity: Mapping[str, Any]) -> PrepareResult:
         raise PipelineError(
             f"{folder}: stands there without a readable {RECORD_NAME}; nothing was changed; move it away"
         ) from None
-    differences = differing_keys(known, identity)
-    if differences:
+    found = differences(known, identity)
+    if found:
         raise PipelineError(
-            f"{folder}: was prepared from other inputs ({'; '.join(differences)}); nothing was changed; "
+            f"{folder}: was prepared from other inputs ({listed(phrases(found))}); nothing was changed; "
             "runs may still read it, so move it away rather than delete it, then prepare again"
         )
     return _result(folder, record, is_reused=True)

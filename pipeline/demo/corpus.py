@@ -24,7 +24,8 @@ from pipeline.demo.homophones import SITES_FILE, Site, write_sites
 from pipeline.demo.plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_corpus
 from pipeline.demo.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
 from pipeline.errors import PipelineError
-from teacher_cache.common.files import differing_keys, write_json
+from teacher_cache.common.differences import differences, listed, phrases
+from teacher_cache.common.files import write_json
 from teacher_cache.common.progress import Advance, progress
 
 CORPUS_VERSION = 1  # raised whenever the same config would give another corpus
@@ -200,14 +201,14 @@ def _existing(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """What corpus.json says of a corpus that equals the recipe. Raises PipelineError for any other."""
     try:
         summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-        differences = differing_keys({name: summary[name] for name in recipe}, recipe)
+        found = differences({name: summary[name] for name in recipe}, recipe)
     except (OSError, ValueError, KeyError, TypeError):
         raise PipelineError(
             f"{folder} is in the way and no demo corpus; move it, or set BERT2CTC_DATA"
         ) from None
-    if differences:
+    if found:
         raise PipelineError(
-            f"{folder} holds another corpus ({'; '.join(differences)}); move it, or set BERT2CTC_DATA"
+            f"{folder} holds another corpus ({listed(phrases(found))}); move it, or set BERT2CTC_DATA"
         )
     return summary
 

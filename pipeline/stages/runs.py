@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import Roots
 from pipeline.run_record import RECORD_NAME, read_record, state_of, with_defaults
 from student.training.run_folder import best_step, metrics, saved_steps
+from teacher_cache.common.differences import differences, phrases
 
 _DEPTH = 2  # a run, or a student of an experiment
 _SHOWN_FINGERPRINT = 12
@@ -44,19 +45,21 @@ def diff_runs(one: Path, other: Path, roots: Roots) -> Report:
     records = [_record(folder) for folder in (one, other)]
     facts = [run_facts(folder, roots) for folder in (one, other)]
     left, right = (with_defaults(record["config"]) for record in records)
-    settings = differing_leaves(left, right)
+    settings = differences(left, right)
     left, right = ({key: record.get(key) for key in _CODE} for record in records)
-    about = differing_leaves(left, right)
-    rows = [
-        f"{key}: {_shown(left)} -> {_shown(right)}" for key, (left, right) in {**settings, **about}.items()
-    ]
+    about = differences(left, right)
+    rows = phrases(
+        {key: (_shown(left), _shown(right)) for key, (left, right) in (settings | about).items()},
+        "{key}: {old} -> {new}",
+    )
     heads = [
         [name, *("-" if entry is None or entry[name] is None else str(entry[name]) for entry in facts)]
         for name in ("state", "step", "best_wer")
     ]
     lines: list[Any] = [table("", ["", str(one), str(other)], heads), *rows]
     lines += [] if settings else ["no setting differs"]
-    return Report({"runs": facts, "settings": settings, "other": about}, lines)
+    pairs = [{key: list(pair) for key, pair in found.items()} for found in (settings, about)]
+    return Report({"runs": facts, "settings": pairs[0], "other": pairs[1]}, lines)
 
 
 def run_facts(folder: Path, roots: Roots) -> dict[str, Any] | None:
@@ -79,20 +82,6 @@ def run_facts(folder: Path, roots: Roots) -> dict[str, Any] | None:
         "cache": record.get("cache", ""),
         "cache_names": _names(roots.cache, record.get("cache", "")),
     }
-
-
-def differing_leaves(
-    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
-) -> dict[str, list[Any]]:
-    """The pair of values by dotted key for every leaf in which two tables differ; absent is None."""
-    found: dict[str, list[Any]] = {}
-    for key in sorted(one.keys() | other.keys()):
-        left, right = one.get(key), other.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found |= differing_leaves(left, right, f"{prefix}{key}.")
-        elif left != right:
-            found[f"{prefix}{key}"] = [left, right]
-    return found
 
 
 def export_run(run_dir: Path, folder: Path, average_count: int = 0, average_of: str = "last") -> Report:

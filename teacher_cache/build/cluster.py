@@ -11,6 +11,7 @@ from importlib.metadata import version
 import dask
 from distributed import Client, LocalCluster
 
+from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.errors import CacheError
 from teacher_cache.store.manifest import LABEL_VERSION
 
@@ -95,10 +96,6 @@ def refuse_other_versions(client: Client, mine: Mapping[str, str]) -> None:
     for worker, theirs in sorted(answers.items()):
         if not isinstance(theirs, dict):
             raise CacheError(f"worker {worker} cannot run this code ({theirs}); {SAME_VERSIONS}")
-        differences = [
-            f"{name} {theirs.get(name)} there, {known} here"
-            for name, known in mine.items()
-            if theirs.get(name) != known
-        ]
-        if differences:
-            raise CacheError(f"worker {worker} has {', '.join(differences)}; {SAME_VERSIONS}")
+        told = phrases(differences(theirs, mine), "{key} {old} there, {new} here")
+        if told:
+            raise CacheError(f"worker {worker} has {listed(told, separator=', ')}; {SAME_VERSIONS}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from teacher_cache.common.differences import differences, phrases
 from teacher_cache.common.files import write_whole
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
@@ -91,11 +92,7 @@ class BuildPlan:
 
     def differences(self, other: BuildPlan) -> list[str]:
         """Fields in which another plan differs, as "name mine -> theirs"."""
-        return [
-            f"{part.name} {getattr(self, part.name)} -> {getattr(other, part.name)}"
-            for part in fields(self)
-            if getattr(self, part.name) != getattr(other, part.name)
-        ]
+        return phrases(differences(asdict(self), asdict(other)), "{key} {old} -> {new}")
 
 
 def choose_rows_per_shard(num_rows: int, num_workers: int) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from teacher_cache.build.reuse import copy_rows
+from teacher_cache.common.differences import differences, listed
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES, Passage
@@ -28,7 +29,7 @@ STATED_ERROR = 1e-3  # of a stored log-probability in float32
 # rounds, so many times that is still the same teacher.
 CONTROL_FACTOR = 3
 SMALLEST_LOGPROB = -SATURATED / LOGPROB_STEPS_PER_NAT
-NAMED_PASSAGES = 3
+NAMED_PASSAGES = NAMED_FILES = 3
 BATCH_TOKENS = 4096
 
 
@@ -153,11 +154,11 @@ def _clipped(logprobs: np.ndarray) -> np.ndarray:
 
 def _refuse_another_teacher(manifest: Manifest, folder: Path) -> None:
     found, labelled = identify_teacher(folder).files_sha256, manifest.recipe.teacher_files_sha256
-    names = sorted(name for name in found.keys() | labelled.keys() if found.get(name) != labelled.get(name))
+    names = list(differences(labelled, found))
     if names:
         raise CacheError(
             f"{folder}: not the teacher that labelled cache {manifest.fingerprint} (other "
-            f"{', '.join(names[:NAMED_PASSAGES])}); name {manifest.teacher.name!r} itself under [teacher]"
+            f"{listed(names, NAMED_FILES, ', ')}); name {manifest.teacher.name!r} itself under [teacher]"
         )
 
 

@@ -1,32 +1,61 @@
-"""Small text and JSON files, written whole or not at all, and what differs between two of them."""
+"""Files written whole or not at all, durably; and JSON that is equal where its values are."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from teacher_cache.errors import CacheError
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write through a partial name, flushed to the disk before it is renamed. CacheError where it cannot."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A stream, to be read and written, whose bytes become the file `path` when the block ends without error.
+
+    Until then they lie under a partial name, and `path` is what it was. File and name have reached the disk
+    when this returns. Raises OSError where they cannot, and leaves no partial name behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
+        with partial.open("w+b") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+@contextmanager
+def disk_faults_told(path: Path, kinds: type[Exception] = OSError) -> Iterator[None]:
+    """CacheError that names `path` for every OSError of the block.
+
+    kinds : what the block raises for a disk's fault, where a library hides the OSError
+    """
+    try:
+        yield
+    except CacheError:
+        raise
+    except kinds as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise CacheError(
-            f"{path}: cannot write ({error.strerror}); see the disk's space and permissions, then try again"
+            f"{path}: cannot write ({reason}); see the disk's space and permissions, then try again"
         ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all; CacheError where it cannot."""
+    with disk_faults_told(path), whole_file(path) as stream:
+        stream.write(text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -34,21 +63,54 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`section.key: old -> new` for every leaf in which two tables differ."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        left, right = old.get(key), new.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += differing_keys(left, right, f"{prefix}{key}.")
-        elif left != right:
-            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
-    return lines
+def publish_folder(folder: Path, target: Path) -> None:
+    """Let a finished folder appear as `target`, whole: its files reach the disk before the name does.
+
+    Raises OSError where they cannot, or where `target` is there and not empty.
+    """
+    flush_tree(folder)
+    rename_folder(folder, target)
+
+
+def rename_folder(folder: Path, target: Path) -> None:
+    """Rename a folder that `flush_tree` has been through; its new name has reached the disk on return."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(folder, target)
+    flush_folder(target.parent)
+
+
+def flush_tree(folder: Path) -> None:
+    """Wait until every file and folder below, and the folder itself, has reached the disk."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            flush_folder(path)
+        else:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    flush_folder(folder)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder have reached the disk, where the file system knows how to."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces and ASCII only, so that equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_of(text: str) -> str:

@@ -95,13 +95,13 @@ class BuildLock:
     def _claim(self) -> bool:
         """Link a finished file into place: it either appears with its owner's name or not at all."""
         written = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        written.write_text(json.dumps(asdict(self._me)) + "\n", encoding="utf-8")
         try:
+            written.write_text(json.dumps(asdict(self._me)) + "\n", encoding="utf-8")
             os.link(written, self.path)
         except FileExistsError:
             return False
         finally:
-            written.unlink()
+            written.unlink(missing_ok=True)
         return True
 
     def _replace_the_dead(self) -> None:

@@ -6,12 +6,12 @@ It is read back without trust: whatever differs by a byte from what `pack_cache`
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from teacher_cache.common.files import disk_faults_told, whole_file
 from teacher_cache.errors import CacheError
 from teacher_cache.sharing.file_list import (
     CONTENTS,
@@ -51,23 +51,12 @@ def pack_cache(cache: Path, target: Path, count: Count = lambda number: None) ->
         raise CacheError(f"{target.absolute().parent} is no folder; make it, or name another file")
     contents = contents_of(cache, count)
     require_space(target.absolute().parent, contents.total_bytes)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     sha256, size = hashlib.sha256(), 0
-    try:
-        with partial.open("xb") as stream:
-            for block in _archive(cache, contents, count):
-                stream.write(block)
-                sha256.update(block)
-                size += len(block)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(partial, target)
-    except OSError as error:
-        raise CacheError(
-            f"{target}: cannot write ({error.strerror}); see the disk's space and permissions, then try again"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with disk_faults_told(target), whole_file(target) as stream:
+        for block in _archive(cache, contents, count):
+            stream.write(block)
+            sha256.update(block)
+            size += len(block)
     return PackedCache(target, contents.fingerprint, size, sha256.hexdigest())
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.common.sizes import megabytes
 from teacher_cache.errors import CacheError
 from teacher_cache.sharing.file_list import (
     BLOCK_BYTES,
@@ -188,5 +189,5 @@ def _telling(whole: set[str], contents: Contents, say: Say) -> Iterator[None]:
 
 
 def _told(whole: set[str], contents: Contents) -> str:
-    megabytes = sum(contents.files[name].bytes for name in whole) / 1e6
-    return f"{len(whole):,} of {len(contents.files):,} objects ({megabytes:,.1f} MB)"
+    num_bytes = sum(contents.files[name].bytes for name in whole)
+    return f"{len(whole):,} of {len(contents.files):,} objects ({megabytes(num_bytes)})"

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from teacher_cache.common.files import whole_file
 from teacher_cache.common.lock import BuildLock
+from teacher_cache.common.sizes import megabytes
 from teacher_cache.errors import CacheError
 from teacher_cache.sharing.file_list import BLOCK_BYTES, Contents, Count, FileFacts, facts_of
 from teacher_cache.sharing.transport import Incoming
@@ -80,25 +82,19 @@ def land(
 
 def receive_file(incoming: Incoming, file: Path, facts: FileFacts, source: str, count: Count) -> None:
     """Write one file of exactly the stated bytes, whole or not at all; CacheError for another sha256."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
     sha256, left = hashlib.sha256(), facts.bytes
-    try:
-        with partial.open("xb") as stream:
-            while left:
-                block = incoming.exactly(min(left, BLOCK_BYTES))
-                sha256.update(block)
-                stream.write(block)
-                left -= len(block)
-                count(len(block))
+    with whole_file(file) as stream:
+        while left:
+            block = incoming.exactly(min(left, BLOCK_BYTES))
+            sha256.update(block)
+            stream.write(block)
+            left -= len(block)
+            count(len(block))
         if sha256.hexdigest() != facts.sha256:
             raise CacheError(
                 f"{source}: {file.name} of {file.parent.name}/ is damaged (its sha256 is another one); "
                 "nothing was published; fetch it again"
             )
-        os.rename(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def keep_whole_files(folder: Path, contents: Contents) -> set[str]:
@@ -120,7 +116,7 @@ def require_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < num_bytes:
         raise CacheError(
-            f"{folder}: {num_bytes / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free; free some, or "
+            f"{folder}: {megabytes(num_bytes)} are needed, {megabytes(free)} are free; free some, or "
             "name another place"
         )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from teacher_cache.common.differences import differences, phrases, shown
 from teacher_cache.common.files import canonical_json, sha256_of, write_whole
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
@@ -158,25 +159,18 @@ class Manifest:
             ) from None
 
     def differences(self, config: CacheConfig, teacher_name: str, normaliser: Mapping[str, Any]) -> list[str]:
-        """One line per setting in which this cache differs from what a run asks for; [] where none does.
+        """One phrase per setting in which this cache differs from what a run asks for; [] where none does.
 
         teacher_name : "" leaves the teacher out of the comparison
         """
         wanted = recipe_of(self.teacher, config, normaliser)
-        found = [
-            f"{part.name} {_shown(getattr(self.recipe, part.name))} in the cache, "
-            f"{_shown(getattr(wanted, part.name))} in the config"
-            for part in fields(Recipe)
-            if part.name != "teacher_files_sha256"
-            and canonical_json(getattr(self.recipe, part.name)) != canonical_json(getattr(wanted, part.name))
+        parts = [
+            {name: shown(value) for name, value in asdict(recipe).items()} for recipe in (self.recipe, wanted)
         ]
+        found = phrases(differences(*parts), "{key} {old} in the cache, {new} in the config")
         if teacher_name not in ("", self.teacher.name, self.teacher.model):
             found.insert(0, f"teacher {self.teacher.name!r} in the cache, {teacher_name!r} in the config")
         return found
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else canonical_json(value)
 
 
 def contents_sha256(passage_digests: np.ndarray) -> str:

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from teacher_cache.common.files import whole_file
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.store.arrays import CacheArrays
@@ -105,29 +106,22 @@ def ensure_map(path: Path, arrays: CacheArrays, fingerprint: str, view: View, sp
 
 def _write(path: Path, arrays: CacheArrays, fingerprint: str, view: View, spans: np.ndarray) -> None:
     where = MapSections.of(arrays.layout, view)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w+b") as stream:
-            # The space is claimed first: to run out of it in the middle would take as long as to succeed.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(stream.fileno(), 0, where.num_bytes)
-            stream.truncate(where.num_bytes)
-            _put(stream, where, "digest", 0, arrays.read("passage/digest"))
-            _put(stream, where, "span", 0, spans)
-            for shard in range(arrays.layout.num_shards):
-                span = arrays.layout.shard_rows(shard)
-                rows = read_rows(arrays, view, span)
-                for part in fields(rows):
-                    _put(stream, where, part.name, span.start, getattr(rows, part.name))
-            stream.flush()
-            header = json.dumps({**_identity(fingerprint, view), "sha256": _sha256_behind_header(stream)})
-            stream.seek(0)
-            stream.write(header.encode("ascii").ljust(HEADER_BYTES - 1) + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        # The space is claimed first: to run out of it in the middle would take as long as to succeed.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, where.num_bytes)
+        stream.truncate(where.num_bytes)
+        _put(stream, where, "digest", 0, arrays.read("passage/digest"))
+        _put(stream, where, "span", 0, spans)
+        for shard in range(arrays.layout.num_shards):
+            span = arrays.layout.shard_rows(shard)
+            rows = read_rows(arrays, view, span)
+            for part in fields(rows):
+                _put(stream, where, part.name, span.start, getattr(rows, part.name))
+        stream.flush()
+        header = json.dumps({**_identity(fingerprint, view), "sha256": _sha256_behind_header(stream)})
+        stream.seek(0)
+        stream.write(header.encode("ascii").ljust(HEADER_BYTES - 1) + b"\n")
 
 
 def _put(stream: IO[bytes], where: MapSections, name: str, row: int, values: np.ndarray) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from teacher_cache.common.files import canonical_json
+from teacher_cache.common.differences import differences, listed, phrases, shown
 from teacher_cache.errors import CacheError
 from teacher_cache.store.manifest import Manifest
 
+_FILES = "teacher_files_sha256"
 _NAMED_FILES = 3
 _SHOWN_DIGEST = 8
 # The parts of a recipe in the words of the [cache] table; what is not named here keeps its own name.
@@ -60,27 +61,21 @@ def origin_differences(began: CacheOrigin, now: CacheOrigin) -> list[str]:
 
     Two origins without a difference have one fingerprint.
     """
-    phrases = []
-    files = "teacher_files_sha256"
-    teacher = _file_differences(began.recipe.get(files, {}), now.recipe.get(files, {}))
-    if teacher:
-        phrases.append(f"teacher {began.teacher!r}, now {now.teacher!r} ({teacher})")
+    told = []
+    files = list(differences(*(origin.recipe.get(_FILES, {}) for origin in (began, now))))
+    if files:
+        names = listed(files, _NAMED_FILES, ", ")
+        told.append(f"teacher {began.teacher!r}, now {now.teacher!r} (other {names})")
     if began.contents_sha256 != now.contents_sha256:
-        shown = [digest[:_SHOWN_DIGEST] for digest in (began.contents_sha256, now.contents_sha256)]
-        phrases.append(f"text {began.passages:,} passages ({shown[0]}), now {now.passages:,} ({shown[1]})")
-    for name in sorted((began.recipe.keys() | now.recipe.keys()) - {files}):
-        values = [_shown(origin.recipe.get(name)) for origin in (began, now)]
-        if values[0] != values[1]:
-            phrases.append(f"{_WORDS.get(name, name.replace('_', ' '))} {values[0]}, now {values[1]}")
-    return phrases
+        digests = [digest[:_SHOWN_DIGEST] for digest in (began.contents_sha256, now.contents_sha256)]
+        told.append(f"text {began.passages:,} passages ({digests[0]}), now {now.passages:,} ({digests[1]})")
+    return told + phrases(differences(*map(_settings, (began, now))), "{key} {old}, now {new}")
 
 
-def _file_differences(began: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Names of the files that are not the same, "" where all are."""
-    names = sorted(name for name in began.keys() | now.keys() if began.get(name) != now.get(name))
-    more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
-    return f"other {', '.join(names[:_NAMED_FILES])}{more}" if names else ""
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else canonical_json(value)
+def _settings(origin: CacheOrigin) -> dict[str, str]:
+    """The recipe without the teacher's files, each part told as a whole and in its own words."""
+    return {
+        _WORDS.get(name, name.replace("_", " ")): shown(value)
+        for name, value in origin.recipe.items()
+        if name != _FILES
+    }

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from teacher_cache.common.differences import listed
+from teacher_cache.common.sizes import MEBIBYTE
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.store.arrays import CacheArrays
@@ -20,8 +22,7 @@ from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
 from teacher_cache.store.row_backends import HOLDS, ChunkRows, MemoryRows, RowHolder
 from teacher_cache.store.view import TAIL_POLICIES, Rows, View, log_mass, row_bytes
 
-MEGABYTE = 1 << 20
-MEMORY_MEGABYTES = 4096.0
+MEMORY_MEGABYTES = 4096.0  # MiB, like every limit of memory
 NAMED_IN_ERRORS = 3
 
 
@@ -50,7 +51,7 @@ class TeacherCacheReader:
     hold : where rows are kept. "memory": read once, in this process. "map": an uncompressed file below
         `scratch`, written once per cache and view and mapped by every process that reads it. "chunks": the
         chunks used last. "auto": memory where the rows fit `memory_megabytes`, else a map where there is a
-        `scratch`, else chunks of so many megabytes. The labels are the same whichever it is.
+        `scratch`, else chunks of so many MiB. The labels are the same whichever it is.
 
     Attributes: fingerprint, manifest, view, hold (never "auto"), top_k. `vocabulary` and `is_special` are
     read on first use. Opening touches the manifest alone, and pickling takes settings and no rows: a data
@@ -113,7 +114,7 @@ class TeacherCacheReader:
             raise CacheError("a memory map needs a folder; name one with BERT2CTC_SCRATCH")
         if hold != "auto":
             return hold
-        if self.num_bytes <= self.memory_megabytes * MEGABYTE:
+        if self.num_bytes <= self.memory_megabytes * MEBIBYTE:
             return "memory"
         return "chunks" if self.scratch is None else "map"
 
@@ -171,9 +172,8 @@ class TeacherCacheReader:
         places = self._index.places(digests)
         names = [name for name, place in zip(digest_of, places, strict=True) if place < 0]
         if names:
-            more = f" and {len(names) - NAMED_IN_ERRORS:,} more" if len(names) > NAMED_IN_ERRORS else ""
             raise CacheError(
-                f"cache {self.fingerprint} holds no labels for {', '.join(names[:NAMED_IN_ERRORS])}{more} of "
+                f"cache {self.fingerprint} holds no labels for {listed(names, NAMED_IN_ERRORS, ', ')} of "
                 f"{len(digest_of):,} utterances; label them with `bert2ctc cache build`"
             )
 
@@ -205,7 +205,7 @@ class TeacherCacheReader:
             return self._map
         if self.hold == "memory":
             return MemoryRows(self._arrays, self.view)
-        return ChunkRows(self._arrays, self.view, int(self.memory_megabytes * MEGABYTE))
+        return ChunkRows(self._arrays, self.view, int(self.memory_megabytes * MEBIBYTE))
 
     @cached_property
     def _map(self) -> MappedRows:

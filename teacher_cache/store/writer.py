@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from teacher_cache.common.files import flush_tree, publish_folder, rename_folder
 from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import Layout
@@ -142,10 +143,11 @@ def publish(building: Path, root: Path, manifest: Manifest) -> Path:
     )
     for partial in building.rglob("*.partial"):
         partial.unlink()  # of a writer that was killed
-    _flush(building)
+    with _publishing(target):
+        flush_tree(building)  # the rows reach the disk before the manifest that vouches for them
     write_manifest(building, manifest)
-    _flush_folder(building)
-    _rename(building, target)
+    with _publishing(target):
+        rename_folder(building, target)
     return target
 
 
@@ -173,36 +175,16 @@ def _whole_receipts(arrays: CacheArrays, manifest: Manifest) -> dict[int, Receip
 
 
 def publish_as_it_is(folder: Path, target: Path) -> None:
-    """Publish a verified cache that came with its manifest: flush every file, then rename the folder."""
-    _flush(folder)
-    _flush_folder(folder)
-    _rename(folder, target)
+    """Publish a verified cache that has its manifest: flush every file, then rename the folder."""
+    with _publishing(target):
+        publish_folder(folder, target)
 
 
-def _rename(building: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def _publishing(target: Path) -> Iterator[None]:
     try:
-        os.rename(building, target)
+        yield
     except OSError as error:
         raise CacheError(
             f"{target}: cannot publish ({error.strerror}); see the disk, then rerun `bert2ctc cache build`"
         ) from error
-    _flush_folder(target.parent)
-
-
-def _flush(folder: Path) -> None:
-    """Rows reach the disk before the name that vouches for them."""
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            _flush_folder(path)
-        else:
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

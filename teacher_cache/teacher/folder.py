@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.common.files import disk_faults_told, publish_folder, write_json
+from teacher_cache.common.sizes import megabytes
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher.identity import HASHED_FILES, TEACHER_NOTE
@@ -57,18 +58,17 @@ def write_teacher(folder: Path, model: Any, tokenizer: Any, note: Mapping[str, A
     """Save model (safetensors), tokenizer and note, and rename the folder into place whole."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that died; the caller's lock keeps others out
-    partial.mkdir(parents=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    with disk_faults_told(folder, kinds=Exception):  # safetensors and tokenizers raise their own
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     _publish(partial, folder, note)
 
 
 def _publish(partial: Path, folder: Path, note: Mapping[str, Any]) -> None:
-    (partial / TEACHER_NOTE).write_text(
-        json.dumps(note, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_json(partial / TEACHER_NOTE, note)
     try:
-        os.replace(partial, folder)
+        publish_folder(partial, folder)
     except OSError as error:
         raise CacheError(
             f"{folder}: cannot be put in place ({error.strerror}); move what is there away"
@@ -90,8 +90,8 @@ def _fetch(teacher: TeacherConfig, folder: Path) -> None:
         files = [entry for entry in model.siblings or [] if _is_wanted(entry.rfilename)]
         if not any(entry.rfilename.endswith(".safetensors") for entry in files):
             raise CacheError(f"{teacher.model}: {_no_safetensors()}")
-        megabytes = sum(entry.size or 0 for entry in files) / 1e6
-        print(f"fetching {teacher.model} at {model.sha}: {megabytes:,.0f} MB", file=sys.stderr, flush=True)
+        size = megabytes(sum(entry.size or 0 for entry in files))
+        print(f"fetching {teacher.model} at {model.sha}: {size}", file=sys.stderr, flush=True)
         snapshot_download(
             teacher.model,
             revision=model.sha,

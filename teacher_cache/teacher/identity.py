@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.common.files import file_sha256
 from teacher_cache.errors import CacheError
 from teacher_cache.store.manifest import TeacherIdentity
 
@@ -54,7 +54,7 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
         model=str(note.get("model") or ""),
         revision=str(note.get("revision") or ""),
         licence=str(note.get("licence") or ""),
-        files_sha256={path.name: _sha256_of_file(path) for path in files},
+        files_sha256={path.name: file_sha256(path) for path in files},
         vocab_size=vocab_size,
         max_tokens=max_tokens,
         normaliser=dict(note.get("normaliser") or {}),
@@ -74,8 +74,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise CacheError(f"{path}: not a JSON object; restore the teacher's folder")
     return entry
-
-
-def _sha256_of_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.common.files import file_sha256
 from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher.identity import identify_teacher
@@ -89,8 +90,8 @@ def training_recipe(request: TeacherTrainingRequest) -> dict[str, Any]:
     recipe = {
         "config": settings,
         "base": base,
-        "text_sha256": [_sha256_of_file(path) for path in request.text_paths],
-        "vocabulary_sha256": _sha256_of_file(request.vocabulary_path) if request.vocabulary_path else "",
+        "text_sha256": [file_sha256(path) for path in request.text_paths],
+        "vocabulary_sha256": file_sha256(request.vocabulary_path) if request.vocabulary_path else "",
         "normaliser": dict(request.normaliser),
         "transcripts_sha256": hashlib.sha256(transcripts.encode()).hexdigest(),
     }
@@ -113,8 +114,3 @@ def result_from_note(folder: Path, note: Mapping[str, Any], *, reused: bool) -> 
         precision=note["precision"],
         resumed_step=note["resumed_step"],
     )
-
-
-def _sha256_of_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

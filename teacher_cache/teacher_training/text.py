@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from teacher_cache.common.progress import progress
+from teacher_cache.common.sizes import MEGABYTE
 from teacher_cache.errors import CacheError
 
 PARAGRAPHS_PER_BATCH = 2000
@@ -231,13 +232,13 @@ def _paragraph_batches(paths: Sequence[Path]) -> Iterator[list[str]]:
         if not path.is_file():
             raise CacheError(f"{path}: no such text; put it there, or name another under [teacher_training]")
     total_bytes = sum(path.stat().st_size for path in paths)
-    with progress("reading text", total=total_bytes / 1e6, unit="MB") as advance:
+    with progress("reading text", total=total_bytes / MEGABYTE, unit="MB") as advance:
         for path in paths:
             with path.open("rb") as raw:
                 before = 0
                 for batch in _decoded_batches(path, raw):
                     yield batch
-                    advance((raw.tell() - before) / 1e6)
+                    advance((raw.tell() - before) / MEGABYTE)
                     before = raw.tell()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from teacher_cache.common.cores import num_cores
+from teacher_cache.common.files import disk_faults_told, publish_folder, write_json
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher_training.request import HELD_OUT_SENTENCES, TeacherTrainingRequest
@@ -104,9 +105,9 @@ def prepare_material(request: TeacherTrainingRequest, base: Path | None, folder:
     if not folder.is_dir():
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         _prepare(request, base, partial)
-        partial.rename(folder)
+        with disk_faults_told(folder):
+            publish_folder(partial, folder)
     return Material(
         _tokenizer_of(folder),
         TokenTable.load(folder, "training"),
@@ -148,10 +149,12 @@ def _prepare(request: TeacherTrainingRequest, base: Path | None, folder: Path) -
             f"{len(tables['held_out'])} to hold out; give more text, or raise held_out_fraction"
         )
     counts.too_long = len(sample) - len(tables["training"]) - len(tables["held_out"])
-    for name, table in tables.items():
-        table.save(folder, name)
-    tokenizer.save_pretrained(folder)
-    (folder / "sentences.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
+    with disk_faults_told(folder, kinds=Exception):  # tokenizers raise their own
+        folder.mkdir(parents=True)
+        for name, table in tables.items():
+            table.save(folder, name)
+        tokenizer.save_pretrained(folder)
+    write_json(folder / "sentences.json", asdict(counts))
 
 
 def _some_transcripts(request: TeacherTrainingRequest) -> list[str]:

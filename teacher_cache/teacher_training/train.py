@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from teacher_cache.common.files import differing_keys
+from teacher_cache.common.differences import differences, listed, phrases
+from teacher_cache.common.files import write_json
 from teacher_cache.common.lock import BuildLock
 from teacher_cache.common.progress import progress
 from teacher_cache.config import TeacherTrainingConfig
@@ -56,10 +57,10 @@ def _finished(output: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
         if output.exists():
             raise CacheError(f"{output}: holds no teacher trained here; choose another [teacher] name")
         return None
-    differences = differing_keys(note.get("recipe", {}), recipe)
-    if differences:
+    found = differences(note.get("recipe", {}), recipe)
+    if found:
         raise CacheError(
-            f"{output}: was trained otherwise ({'; '.join(differences)}); nothing was changed; "
+            f"{output}: was trained otherwise ({listed(phrases(found))}); nothing was changed; "
             "choose another [teacher] name, or move the folder away"
         )
     return note
@@ -182,7 +183,5 @@ def _last_checkpoint(folder: Path) -> tuple[str | None, int]:
 def _once(path: Path, make: Callable[[], Any]) -> Any:
     """What `path` holds, made at the first call: training loses the figures of the untrained model."""
     if not path.is_file():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(make()), encoding="utf-8")
-        partial.replace(path)
+        write_json(path, make())
     return json.loads(path.read_text(encoding="utf-8"))
