@@ -45,9 +45,9 @@ from student.model.features import LogMel
 from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device
 from student.training.memory import high_water_megabytes
+from teacher_cache.common.sizes import MEGABYTE
 
 NUM_UNITS = 300
-_MEGABYTE = 1e6
 
 
 def measure(config: StudentConfig, options: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -141,9 +141,9 @@ def _allocated(device: torch.device, at_most: bool = False) -> float:
     if device.type != "cuda":
         return 0.0
     if at_most:
-        return torch.cuda.max_memory_allocated(device) / _MEGABYTE
+        return torch.cuda.max_memory_allocated(device) / MEGABYTE
     torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device) / _MEGABYTE
+    return torch.cuda.memory_allocated(device) / MEGABYTE
 
 
 def _peak_in_a_process(name: str, config: StudentConfig, options: dict[str, Any]) -> float:
@@ -159,7 +159,7 @@ def _growth(name: str, config: StudentConfig, options: dict[str, Any]) -> float:
     sizes = (NUM_UNITS, options["pieces"])
     _, step = member_step(name, config, sizes, device, dtype)
     batches = make_batches(config, options["batches"], *sizes, device, seed=1)
-    before = psutil.Process().memory_info().rss / _MEGABYTE
+    before = psutil.Process().memory_info().rss / MEGABYTE
     for _, batch in batches:
         step(batch)
     return high_water_megabytes() - before

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from teacher_cache.config import TAIL_POLICIES
 from teacher_cache.settings import check_settings, setting
 
-TAIL_POLICIES = ("bucket", "renormalise")
+UNIT_MODEL_TYPES = ("unigram", "bpe", "char")  # of SentencePiece; its "word" loses what it does not know
 BRANCHES = ("attention", "alignment")
 HISTORIES = ("full", "none")
 ATTENTIONS = ("free", "aligned")

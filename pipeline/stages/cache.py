@@ -16,6 +16,7 @@ from pipeline.report.quality_plot import plot_mass
 from student.data.manifest import read_manifest
 from teacher_cache import store
 from teacher_cache.common.progress import progress
+from teacher_cache.common.sizes import MEGABYTE
 from teacher_cache.passages import passages_of
 
 _MASS_AT = ("1", "4", "8", "16", "32", "64")
@@ -64,7 +65,7 @@ def list_teacher_caches(roots: Roots) -> Report:
                 entry.manifest.teacher.name if entry.manifest else entry.fault,
                 f"{layout.num_rows:,}" if layout else "?",
                 f"{layout.top_k}" if layout else "?",
-                f"{entry.num_bytes / 1e6:,.1f}",
+                f"{entry.num_bytes / MEGABYTE:,.1f}",
             ]
         )
         found.append({"fingerprint": entry.fingerprint, "names": list(entry.names), "bytes": entry.num_bytes})

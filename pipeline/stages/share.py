@@ -15,10 +15,9 @@ from pipeline.paths import Roots
 from pipeline.stages.cache import verify_teacher_cache
 from teacher_cache import store
 from teacher_cache.common.progress import progress
+from teacher_cache.common.sizes import MEGABYTE, megabytes
 from teacher_cache.sharing.file_list import Count, names_of
 from teacher_cache.sharing.receive import Arrival
-
-_MEGABYTE = 1_000_000
 
 
 def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
@@ -28,10 +27,10 @@ def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
     if file.exists():  # before minutes are spent on verifying
         raise PipelineError(f"{file} exists; name another file, or remove it first")
     path, started = _sound(reference, roots), time.monotonic()
-    with _megabytes("packing", 2 * _bytes_of(path)) as count:
+    with _bar("packing", 2 * _bytes_of(path)) as count:
         packed = pack_cache(path, file, count)
     result = {**asdict(packed), "path": str(packed.path), "seconds": time.monotonic() - started}
-    return Report(result, [f"{file}: {packed.bytes / _MEGABYTE:,.1f} MB, sha256 {packed.sha256}"])
+    return Report(result, [f"{file}: {megabytes(packed.bytes)}, sha256 {packed.sha256}"])
 
 
 def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
@@ -40,7 +39,7 @@ def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
     from teacher_cache.sharing.transport import opened, shown
 
     with opened(source) as incoming:
-        arrival = unpack_archive(incoming, shown(source), roots.cache, say, partial(_megabytes, "unpacking"))
+        arrival = unpack_archive(incoming, shown(source), roots.cache, say, partial(_bar, "unpacking"))
     return _arrived(arrival, name, roots)
 
 
@@ -50,7 +49,7 @@ def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
 
     require_writable(url)  # before minutes are spent on verifying
     path, started = _sound(reference, roots), time.monotonic()
-    with _megabytes("pushing", 2 * _bytes_of(path)) as count:
+    with _bar("pushing", 2 * _bytes_of(path)) as count:
         pushed = push_cache(path, url, count)
     result = {**asdict(pushed), "seconds": time.monotonic() - started}
     sent = f"{pushed.objects_sent:,} objects sent, {pushed.objects_kept:,} were there already"
@@ -61,7 +60,7 @@ def pull_teacher_cache(url: str, name: str, roots: Roots) -> Report:
     """The cache below a prefix, published; an interrupted pull goes on."""
     from teacher_cache.sharing.object_store import pull_cache
 
-    arrival = pull_cache(url, roots.cache, say, partial(_megabytes, "pulling"))
+    arrival = pull_cache(url, roots.cache, say, partial(_bar, "pulling"))
     return _arrived(arrival, name, roots)
 
 
@@ -104,7 +103,7 @@ def _bytes_of(path: Path) -> int:
 
 
 @contextmanager
-def _megabytes(title: str, total_bytes: int) -> Iterator[Count]:
+def _bar(title: str, total_bytes: int) -> Iterator[Count]:
     """Bytes on a bar of megabytes."""
-    with progress(title, total=total_bytes / _MEGABYTE, unit="MB") as advance:
-        yield lambda number: advance(number / _MEGABYTE)
+    with progress(title, total=total_bytes / MEGABYTE, unit="MB") as advance:
+        yield lambda number: advance(number / MEGABYTE)

@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
 from pipeline.paths import Roots, prepared_folder
 from pipeline.run_record import claim_run, read_record, recorded_state, write_record
+from teacher_cache.common.sizes import MEGABYTE
 from teacher_cache.store import Manifest
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def plan_training(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
     from student.training.estimate import estimate_training
 
     estimate = estimate_training(training_job(config, roots, run_dir, cache_reference), say)
-    free_megabytes = shutil.disk_usage(_existing(run_dir)).free / 1e6
+    free_megabytes = shutil.disk_usage(_existing(run_dir)).free / MEGABYTE
     padding = f"{estimate.padding_fraction:.1%}"
     lines = [
         f"{config.name} on {estimate.device}, {estimate.precision}; {run_dir}",

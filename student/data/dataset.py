@@ -21,10 +21,10 @@ from student.data.augmentation import change_speed, speed_factor, utterance_gene
 from student.data.manifest import Utterance
 from student.data.workers import obey_sigterm_of, start_fork_server
 from student.errors import StudentError
+from teacher_cache.common.sizes import MEBIBYTE
 
 Samples = npt.NDArray[np.int16]
 Key = tuple[int, int]  # (epoch, index of the utterance)
-_MEGABYTE = 1 << 20
 NORMALISATION_UTTERANCES = 1000
 
 
@@ -57,7 +57,7 @@ class SpeechDataset(Dataset[_Item]):
     """Utterances by (epoch, index); what an epoch takes of one depends on (seed, epoch, id) alone.
 
     unit_ids : CTC units of every utterance     augmentation : None leaves the speed alone
-    memory_megabytes : decoded audio kept, per process
+    memory_megabytes : decoded audio kept, per process, in MiB
     """
 
     utterances: Sequence[Utterance]
@@ -88,7 +88,7 @@ class SpeechDataset(Dataset[_Item]):
         if index in self._kept:
             return self._kept[index]
         samples = read_audio(self.data_root / self.utterances[index].audio, self.sample_rate_hz)
-        if self._kept_bytes + samples.nbytes <= self.memory_megabytes * _MEGABYTE:
+        if self._kept_bytes + samples.nbytes <= self.memory_megabytes * MEBIBYTE:
             self._kept[index] = samples
             self._kept_bytes += samples.nbytes
         return samples

@@ -61,12 +61,12 @@ def piece_losses(
     scores: PieceScores,
     rows: PieceRows,
     objective: ObjectiveConfig,
-    megabytes: float,
+    mebibytes: float,
     names: Sequence[str] = ("ce", "kd"),
 ) -> dict[str, Tensor]:
     """The hard and the soft loss of an attention decoder by name, "ce" and "kd", summed over positions.
 
-    scores : of the whole grid, states (B, U + 1, D)     megabytes : of the largest tensor of logits
+    scores : of the whole grid, states (B, U + 1, D)     mebibytes : of the largest tensor of logits
     Each loss that `names` asks for appears where `objective` weighs it, and the soft one where there is a
     teacher. Where several slices are needed, the backward pass projects each again instead of keeping it.
     """
@@ -83,7 +83,7 @@ def piece_losses(
         }
         return torch.stack([losses[name]() for name in wanted])
 
-    slices = list(scores.at(rows.positions).slices(megabytes))
+    slices = list(scores.at(rows.positions).slices(mebibytes))
     total = torch.zeros(len(wanted), device=scores.states.device)
     for part, piece in slices:
         if len(slices) > 1 and torch.is_grad_enabled():
@@ -93,9 +93,9 @@ def piece_losses(
     return dict(zip(wanted, total, strict=True))
 
 
-def best_pieces(scores: PieceScores, megabytes: float) -> Tensor:
+def best_pieces(scores: PieceScores, mebibytes: float) -> Tensor:
     """The likeliest output at each position, int64 (R,), of states (R, D)."""
-    return torch.cat([part.logits().argmax(-1) for _, part in scores.slices(megabytes)])
+    return torch.cat([part.logits().argmax(-1) for _, part in scores.slices(mebibytes)])
 
 
 def _soft_loss(logits: Tensor, rows: PieceRows, part: slice, objective: ObjectiveConfig) -> Tensor:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
+from teacher_cache.common.sizes import MEBIBYTE
+
 _BYTES = 4  # of a float32
-_MEGABYTE = 1 << 20
 
 
 class PieceScores(NamedTuple):
@@ -30,9 +31,9 @@ class PieceScores(NamedTuple):
         """The scores of some positions of the flattened grid, states (R, D); positions : int64 (R,)."""
         return self._replace(states=self.states.flatten(0, -2)[positions])
 
-    def slices(self, megabytes: float) -> Iterator[tuple[slice, PieceScores]]:
-        """Runs of positions, states (R, D), whose float32 logits fit in so many megabytes."""
-        step = max(1, int(megabytes * _MEGABYTE / (_BYTES * len(self.weight))))
+    def slices(self, mebibytes: float) -> Iterator[tuple[slice, PieceScores]]:
+        """Runs of positions, states (R, D), whose float32 logits fit in so many MiB."""
+        step = max(1, int(mebibytes * MEBIBYTE / (_BYTES * len(self.weight))))
         for start in range(0, len(self.states), step):
             rows = slice(start, start + step)
             yield rows, self._replace(states=self.states[rows])

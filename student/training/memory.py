@@ -17,9 +17,9 @@ from student.data.sampler import BatchSampler, Indices
 from student.errors import StudentError
 from student.loss.objective import Objective
 from student.training.device import describe_device
+from teacher_cache.common.sizes import MEGABYTE
 
 _KEY = "trainer.micro_batch_seconds"
-_MEGABYTE = 1e6
 LossOf = Callable[[SpeechBatch, int], Objective]  # of a batch and its utterances
 
 
@@ -77,13 +77,13 @@ def memory_advice(batch: SpeechBatch, config: StudentConfig, device: torch.devic
 
 
 def high_water_megabytes() -> float:
-    """The most that this process has held at a time, in megabytes of 10^6 bytes.
+    """The most that this process has held at a time, in MB.
 
     On Linux from /proc: getrusage there also counts what the process that started this one had held.
     """
     status = Path("/proc/self/status")
     if status.is_file():
         (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024 / _MEGABYTE
+        return int(line.split()[1]) * 1024 / MEGABYTE
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MEGABYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE

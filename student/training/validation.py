@@ -117,15 +117,15 @@ def _count_listening(
     if batch.decoder.unit_spans is not None:
         logits = output.ctc_logits[final]
         mask = attended_frames(logits, lengths, batch, config.decoder, other.frame_lengths).windows
-    rows, megabytes = piece_rows(batch.decoder), config.decoder.logits_megabytes
+    rows, mebibytes = piece_rows(batch.decoder), config.decoder.logits_megabytes
     inputs = batch.decoder.piece_inputs
     hard, soft = (
         model.decode(other, inputs, mask, role, (final,))[final] for role in (model.roles[0], model.roles[-1])
     )
-    guesses = best_pieces(hard.at(rows.positions), megabytes)
+    guesses = best_pieces(hard.at(rows.positions), mebibytes)
     sums["accuracy_deaf_final"] += int((guesses == rows.targets).sum())
     sums["pieces_deaf"] += int((rows.targets >= 0).sum())
-    sums["nats_deaf"] += float(piece_losses(soft, rows, config.objective, megabytes, ["kd"]).get("kd", 0.0))
+    sums["nats_deaf"] += float(piece_losses(soft, rows, config.objective, mebibytes, ["kd"]).get("kd", 0.0))
     sums["tokens"] += int(rows.is_token.sum())
 
 
