@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from student.data.manifest import Utterance, write_manifest
 from student.data.units import Units, train_units
 from student.errors import StudentError
 from teacher_cache.common.differences import differences, listed, phrases
-from teacher_cache.common.files import write_json
+from teacher_cache.common.files import publish_folder, write_json
 
 RECORD_NAME = "prepare.json"
 LEFT_OUT_NAME = "left_out.tsv"
@@ -213,7 +212,7 @@ def _summary(utterances: Sequence[Utterance], left_out: int) -> dict[str, Any]:
 
 def _publish(building: Path, output_dir: Path) -> None:
     try:
-        os.rename(building, output_dir)
+        publish_folder(building, output_dir)
     except OSError as error:
         raise PipelineError(
             f"{output_dir}: cannot be put in place ({error.strerror}); another process may have prepared it "

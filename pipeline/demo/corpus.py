@@ -25,7 +25,7 @@ from pipeline.demo.plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_cor
 from pipeline.demo.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
 from pipeline.errors import PipelineError
 from teacher_cache.common.differences import differences, listed, phrases
-from teacher_cache.common.files import write_json
+from teacher_cache.common.files import publish_folder, write_json, write_whole
 from teacher_cache.common.progress import Advance, progress
 
 CORPUS_VERSION = 1  # raised whenever the same config would give another corpus
@@ -88,7 +88,7 @@ def make_corpus(config: DemoCorpusConfig, folder: Path, workers: int = 0) -> Mad
         partial.mkdir()
         summary = recipe | _write(partial, plan_corpus(config), config.seed, workers or _num_cores())
         write_json(partial / SUMMARY_FILE, summary)
-        os.rename(partial, folder)
+        publish_folder(partial, folder)
     return MadeCorpus(folder, False, summary)
 
 
@@ -121,14 +121,14 @@ def speak(speaker: Speaker, folder: Path) -> Spoken:
         lines.append(f"{utterance_id} {sentence.text.upper()}\n")
         num_samples += len(samples)
     transcript = chapter / f"{speaker.number}-{speaker.chapter}.trans.txt"
-    transcript.write_text("".join(lines), encoding="utf-8")
+    write_whole(transcript, "".join(lines))
     return Spoken(speaker.split, num_samples, len(lines), len(speaker.sentences) - len(lines), sites)
 
 
 def _write(partial: Path, plan: Plan, seed: int, workers: int) -> dict[str, Any]:
     """Write all but corpus.json; returns what that says beside the recipe."""
     texts = [sentence.text for sentence in plan.teacher_sentences]
-    (partial / TEACHER_FILE).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    write_whole(partial / TEACHER_FILE, "".join(f"{text}\n" for text in texts))
     spoken = _speak_all(plan.speakers, partial, workers)
     sites = [site for part in spoken for site in part.sites]
     write_sites(partial / SITES_FILE, sites)

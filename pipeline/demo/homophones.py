@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.demo.grammar import KINDS
 from pipeline.errors import PipelineError
+from teacher_cache.common.files import write_whole
 
 SITES_FILE = "sites.jsonl"
 BATCH_SENTENCES = 128
@@ -66,7 +67,7 @@ ScoreWords = Callable[[Sequence[str], Sequence[int], Sequence[tuple[str, str]]],
 
 def write_sites(path: Path, sites: Sequence[Site]) -> None:
     """Write one JSON line per site."""
-    path.write_text("".join(json.dumps(asdict(site)) + "\n" for site in sites), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(asdict(site)) + "\n" for site in sites))
 
 
 def read_sites(corpus: Path, split: str) -> list[Site]:

@@ -10,10 +10,10 @@ from typing import Any
 from student.data.dataset import SpeechDataset, load_batches
 from student.data.manifest import Utterance, read_manifest
 from student.data.sampler import batches_of
+from student.files import write_json, write_text
 from student.inference.averaging import Average
 from student.inference.recogniser import Recogniser, load_recogniser
 from student.metrics import count_errors
-from teacher_cache.common.files import write_json, write_whole
 from teacher_cache.common.progress import progress
 
 
@@ -86,4 +86,4 @@ def _run_folder(source: Path) -> Path:
 
 def _write_trn(path: Path, utterances: Sequence[Utterance], texts: Sequence[str]) -> None:
     lines = (f"{text} ({utterance.id})\n" for utterance, text in zip(utterances, texts, strict=True))
-    write_whole(path, "".join(lines))
+    write_text(path, "".join(lines))

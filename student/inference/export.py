@@ -13,11 +13,13 @@ from torch import Tensor
 from student.config import StudentConfig
 from student.data.units import Units
 from student.errors import StudentError
+from student.files import disk_faults_told
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.config_toml import config_of, tables_of, toml_of
 from student.inference.safetensors import read_safetensors, safetensors_bytes
 from student.model.student_model import Bert2CTC, inference_state
 from student.training.checkpoint import Checkpoint
+from teacher_cache.common.files import publish_folder
 
 FORMAT = "bert2ctc model"
 FORMAT_VERSION = 1
@@ -136,15 +138,10 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     folder = folder.absolute()
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        for name, content in files.items():
-            with (partial / name).open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        os.rename(partial, folder)  # replaces an empty folder, no other
-    except OSError as error:
+        with disk_faults_told(folder):
+            partial.mkdir(parents=True)
+            for name, content in files.items():
+                (partial / name).write_bytes(content)
+            publish_folder(partial, folder)  # replaces an empty folder, no other
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise StudentError(
-            f"{folder}: cannot be written ({error.strerror}); free space or choose another folder"
-        ) from None

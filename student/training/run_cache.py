@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from student.errors import StudentError
-from teacher_cache.common.files import write_json
+from student.files import write_json
 from teacher_cache.store import Manifest
 from teacher_cache.store.provenance import CacheOrigin, origin_differences, origin_of
 
