@@ -14,6 +14,7 @@ from student.training.log import RunLog, SilentLog
 from student.training.run import Run
 from student.training.run_cache import note_cache, require_same_cache
 from student.training.run_folder import RunBusy, TrainingResult, read_result, run_lock
+from teacher_cache.common.differences import differences, listed, phrases
 
 __all__ = ["RunBusy", "TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
 
@@ -60,14 +61,9 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
 
 
 def _refuse_another_config(job: TrainingJob, checkpoint: Checkpoint) -> None:
-    differing = [
-        f"{table}.{key} {value!r}, now {now[table][key]!r}"
-        for now in [asdict(job.config)]
-        for table, entries in asdict(checkpoint.config).items()
-        for key, value in entries.items()
-        if now[table][key] != value
-    ]
-    if differing:
+    found = differences(asdict(checkpoint.config), asdict(job.config))
+    if found:
+        differing = listed(phrases(found, "{key} {old!r}, now {new!r}"))
         raise StudentError(
-            f"{job.run_dir}: began with another config ({'; '.join(differing)}); start a new run with RUN="
+            f"{job.run_dir}: began with another config ({differing}); start a new run with RUN="
         )
