@@ -119,8 +119,8 @@ def _read_chapter(split: str, chapter: Path, data_root: Path) -> tuple[list[RawU
                 position=int(number) if number.isascii() and number.isdigit() else len(entries),
             )
         )
-    untold = sorted(audio.keys() - {entry.id for entry in entries})
-    return entries, [BadItem(split, stem, "no transcript", audio[stem]) for stem in untold]
+    unwritten = sorted(audio.keys() - {entry.id for entry in entries})
+    return entries, [BadItem(split, stem, "no transcript", audio[stem]) for stem in unwritten]
 
 
 def _transcripts(chapter: Path) -> Iterator[tuple[str, str]]:

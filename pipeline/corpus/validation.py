@@ -78,7 +78,7 @@ def too_dense(
 
 
 def shared_speakers(splits: Splits) -> list[str]:
-    """A warning line for every split whose speakers are also heard in training."""
+    """A warning line for every split whose speakers also speak in training."""
     speakers = {name: {one.speaker for one in utterances} - {""} for name, utterances in splits.items()}
     lines = []
     for name, own in speakers.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
 from pipeline.paths import Roots, prepared_folder
 from pipeline.run_record import claim_run, read_record, recorded_state, write_record
+from teacher_cache.common.files import file_sha256
 from teacher_cache.common.sizes import MEGABYTE
 from teacher_cache.store import Manifest
 
@@ -106,9 +106,7 @@ def _initial_facts(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
             f"trainer.initial_checkpoint: {initial} is no run and no checkpoint; see `bert2ctc runs ls`"
         )
     path = model_path(Path(initial)).absolute()
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"initial": {"checkpoint": str(path), "sha256": digest}}
+    return {"initial": {"checkpoint": str(path), "sha256": file_sha256(path)}}
 
 
 def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, reference: str) -> Path | None:

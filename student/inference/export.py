@@ -19,7 +19,7 @@ from student.inference.config_toml import config_of, tables_of, toml_of
 from student.inference.safetensors import read_safetensors, safetensors_bytes
 from student.model.student_model import Bert2CTC, inference_state
 from student.training.checkpoint import Checkpoint
-from teacher_cache.common.files import publish_folder
+from teacher_cache.common.files import file_sha256, publish_folder
 
 FORMAT = "bert2ctc model"
 FORMAT_VERSION = 1
@@ -102,9 +102,7 @@ def read_exported(folder: Path) -> ExportedModel:
             f"{FORMAT} {FORMAT_VERSION}; export the run again"
         )
     for name, key in ((WEIGHTS_NAME, "weights_sha256"), (UNITS_NAME, "units_sha256")):
-        with (folder / name).open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != facts.get(key):
+        if file_sha256(folder / name) != facts.get(key):
             raise StudentError(
                 f"{folder / name}: not what {SETTINGS_NAME} describes; copy or export it again"
             )

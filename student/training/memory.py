@@ -1,4 +1,4 @@
-"""Memory: what this process has held, and too little of it told in one line before the first step."""
+"""Memory: what this process has held, and too little of it reported in one line before the first step."""
 
 from __future__ import annotations
 
