@@ -209,14 +209,14 @@ def measure(cache: Path, top_k: int, work: Path, batches: int, starts: Sequence[
     openers: dict[str, Callable[[], rivals.Labels]] = {}
     half = narrow.ids.nbytes / MEBIBYTE  # the limit in MiB; ids and steps together are twice this
 
-    def ours(hold: str) -> Ours:
-        reader = TeacherCacheReader(cache, top_k=top_k, hold=hold, scratch=work, memory_megabytes=half)
+    def ours(backend: str) -> Ours:
+        reader = TeacherCacheReader(cache, top_k=top_k, backend=backend, scratch=work, memory_megabytes=half)
         reader.prepare()
         return Ours(reader)
 
     _, load["ours_memory_map_first_time"] = timed(lambda: ours("map"))
-    for name, hold in OURS.items():
-        labels[name], load[name] = timed(lambda hold=hold: ours(hold))
+    for name, backend in OURS.items():
+        labels[name], load[name] = timed(lambda backend=backend: ours(backend))
         openers[name] = _Held(labels[name])
     for name, write in (
         ("pickle", rivals.write_pickle),

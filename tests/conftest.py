@@ -11,6 +11,7 @@ import pytest
 import torch
 from distributed import LocalCluster
 from fakes import tiny_bert
+from synthetic_cache import Plan, make, three_shards
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,6 +23,18 @@ def _few_threads() -> None:
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random-weight BERT that no test may change."""
     return tiny_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def plan(request: pytest.FixtureRequest) -> Plan:
+    """The module's own PLAN, else one of three shards."""
+    return getattr(request.module, "PLAN", None) or three_shards()
+
+
+@pytest.fixture(scope="module")
+def cache(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published cache of `plan`, which no test may change."""
+    return make(tmp_path_factory.mktemp("root"), plan)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from teacher_cache.store.rows import RowBlock
 from teacher_cache.store.writer import CacheWriter, publish
 
 NORMALISER = normaliser_identity()
+CONFIG = CacheConfig(top_k=24, temperatures=(1.0, 2.0))  # of `three_shards`
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,13 @@ def plan_of(
         rows_per_shard=rows_per_shard,
     )
     return Plan(ordered, teacher, config, layout, rows)
+
+
+def three_shards(config: CacheConfig = CONFIG, seed: int = 0) -> Plan:
+    """What most tests of the store read: 400 passages, in three shards of 1,024 rows."""
+    plan = plan_of(passages_named(400, seed), config=config)
+    assert plan.layout.num_shards == 3
+    return plan
 
 
 def write(root: Path, plan: Plan, shards: Sequence[int] | None = None) -> Path:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from build_helpers import entries_of
+from build_helpers import build_request, entries_of
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from independent_reader import at_temperature, read_cache
 
-from teacher_cache.build.request import BuildJob, BuildRequest
+from teacher_cache.build.request import BuildJob
 from teacher_cache.build.shard import build_shard
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
@@ -159,14 +159,12 @@ def draw(data: st.DataObject, teacher: Teacher) -> Drawn:
 def build(root: Path, teacher: Teacher, drawn: Drawn) -> Path:
     """A published cache by all that a build does, in this process and without a scheduler."""
     job = BuildJob.of(
-        BuildRequest(
-            entries={"train": entries_of(drawn.texts)},
-            teacher_folder=teacher.folder,
-            cache_config=drawn.config,
-            build_config=BuildConfig(workers=1, batch_tokens=drawn.batch_tokens),
-            root=root,
-            name="laws",
-            normaliser={"name": "plain", "version": 1},
+        build_request(
+            teacher.folder,
+            root,
+            drawn.texts,
+            drawn.config,
+            BuildConfig(workers=1, batch_tokens=drawn.batch_tokens),
         )
     )
     job.teacher = teacher.ours  # loaded once for all that is drawn

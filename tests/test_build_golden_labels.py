@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from build_helpers import entries_of, quiet
+from build_helpers import build_request, entries_of, quiet
 from golden_teacher import PIECES, TEXTS, golden_bert
 from independent_reader import read_cache
 
-from teacher_cache.build.request import BuildRequest
 from teacher_cache.build.run import build_cache
-from teacher_cache.config import BuildConfig, CacheConfig
+from teacher_cache.config import CacheConfig
 from teacher_cache.passages import passages_of
 from teacher_cache.store.manifest import LABEL_VERSION
 
@@ -55,16 +54,7 @@ def found(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {
         policy: stored_values(
             build_cache(
-                BuildRequest(
-                    entries={"train": entries_of(TEXTS)},
-                    teacher_folder=teacher,
-                    cache_config=config,
-                    build_config=BuildConfig(rows_per_shard=1024),
-                    root=tmp_path_factory.mktemp(policy),
-                    name="golden",
-                    normaliser={"name": "plain", "version": 1},
-                    scheduler=scheduler,
-                ),
+                build_request(teacher, tmp_path_factory.mktemp(policy), TEXTS, config, scheduler=scheduler),
                 quiet,
             ).path,
             config,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from build_helpers import entries_of, quiet, stored, texts
+from build_helpers import build_request, quiet, stored, texts
 
 from teacher_cache.build.plan import BuildPlan
 from teacher_cache.build.request import BuildRequest
@@ -41,14 +41,12 @@ build_cache(driven_request(*map(Path, sys.argv[1:])))
 
 def driven_request(teacher_folder: Path, root: Path) -> BuildRequest:
     """What the killed driver builds; many small shards."""
-    return BuildRequest(
-        entries={"train": entries_of(texts(max(2000, 400 * KILLS)))},  # more shards than kills
-        teacher_folder=teacher_folder,
-        cache_config=CacheConfig(top_k=32, masking="token"),
-        build_config=BuildConfig(workers=WORKERS, rows_per_shard=CHUNK_ROWS, batch_tokens=256),
-        root=root,
-        name="demo",
-        normaliser={"name": "plain", "version": 1},
+    return build_request(
+        teacher_folder,
+        root,
+        texts(max(2000, 400 * KILLS)),  # more shards than kills
+        CacheConfig(top_k=32, masking="token"),
+        BuildConfig(workers=WORKERS, rows_per_shard=CHUNK_ROWS, batch_tokens=256),
     )
 
 

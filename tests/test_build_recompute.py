@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from build_helpers import entries_of, quiet, texts
+from build_helpers import build_request, entries_of, quiet, texts
 from fakes import tiny_bert
 
 from teacher_cache.build.recompute import CONTROL_FACTOR, STATED_ERROR, recompute_cache, row_errors
-from teacher_cache.build.request import BuildRequest
 from teacher_cache.build.reuse import copy_rows
 from teacher_cache.build.run import build_cache
 from teacher_cache.common.files import canonical_json, sha256_of
@@ -40,14 +39,12 @@ def cache(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A real build that no test may change."""
-    job = BuildRequest(
-        entries={"train": entries_of(TEXTS)},
-        teacher_folder=bert_folder,
-        cache_config=CacheConfig(top_k=8, masking="whole_word", dtype=request.param),
-        build_config=BuildConfig(rows_per_shard=1024, batch_tokens=300),
-        root=tmp_path_factory.mktemp(request.param),
-        name="demo",
-        normaliser={"name": "plain", "version": 1},
+    job = build_request(
+        bert_folder,
+        tmp_path_factory.mktemp(request.param),
+        TEXTS,
+        CacheConfig(top_k=8, masking="whole_word", dtype=request.param),
+        BuildConfig(rows_per_shard=1024, batch_tokens=300),
         scheduler=scheduler,
     )
     return build_cache(job, quiet).path

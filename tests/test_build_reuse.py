@@ -6,29 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_cache import Plan, make, passages_named, plan_of
+from synthetic_cache import CONFIG, Plan, make, passages_named, plan_of
 
 from teacher_cache.build.reuse import copy_rows, find_reusable
-from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store import read_manifest
 from teacher_cache.store.rows import RowBlock, encode
-
-CONFIG = CacheConfig(top_k=24, temperatures=(1.0, 2.0))
-PASSAGES = passages_named(400)
-
-
-@pytest.fixture(scope="module")
-def plan() -> Plan:
-    return plan_of(PASSAGES, config=CONFIG)
-
-
-@pytest.fixture(scope="module")
-def cache(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published cache of three shards that no test may change."""
-    path = make(tmp_path_factory.mktemp("root"), plan)
-    assert plan.layout.num_shards == 3
-    return path
 
 
 @pytest.mark.parametrize("order", ["sorted", "shuffled"])
@@ -95,4 +78,4 @@ def test_passages_of_two_caches_are_each_taken_once(cache: Path, tmp_path: Path)
     taken = [digest.tobytes() for each in held for digest in each.digests]
     assert len(held) == 2
     assert len(set(taken)) == len(taken)
-    assert set(taken) == {passage.digest for passage in (*PASSAGES, *second)}
+    assert set(taken) == {passage.digest for passage in (*passages_named(400), *second)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from build_helpers import entries_of, quiet, stored, texts
+from build_helpers import build_request, entries_of, quiet, stored, texts
 
 from teacher_cache.build.estimate import preview_build
 from teacher_cache.build.plan import choose_rows_per_shard
@@ -23,22 +23,14 @@ from teacher_cache.store.layout import CHUNK_ROWS, MAX_ROWS_PER_SHARD
 from teacher_cache.store.verify import verify_cache
 
 TEXTS = texts(500)
+BUILD = BuildConfig(rows_per_shard=CHUNK_ROWS, batch_tokens=1024)
 
 
 @pytest.fixture
 def request_for(bert_folder: Path, scheduler: str, tmp_path: Path) -> Callable[..., BuildRequest]:
     def make(texts: Sequence[str] = TEXTS, **changes: object) -> BuildRequest:
-        cache = {"top_k": 8, "masking": changes.pop("masking", "token")}
-        plain = BuildRequest(
-            entries={"train": entries_of(texts)},
-            teacher_folder=bert_folder,
-            cache_config=CacheConfig(**cache),
-            build_config=BuildConfig(rows_per_shard=CHUNK_ROWS, batch_tokens=1024),
-            root=tmp_path / "cache",
-            name="demo",
-            normaliser={"name": "plain", "version": 1},
-            scheduler=scheduler,
-        )
+        config = CacheConfig(top_k=8, masking=str(changes.pop("masking", "token")))
+        plain = build_request(bert_folder, tmp_path / "cache", texts, config, BUILD, scheduler=scheduler)
         return dataclasses.replace(plain, **changes)
 
     return make
@@ -49,16 +41,8 @@ def reference(
     bert_folder: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[BuildRequest, BuildResult]:
     """One uninterrupted build of TEXTS that no test may change."""
-    request = BuildRequest(
-        entries={"train": entries_of(TEXTS)},
-        teacher_folder=bert_folder,
-        cache_config=CacheConfig(top_k=8, masking="whole_word"),
-        build_config=BuildConfig(rows_per_shard=CHUNK_ROWS, batch_tokens=1024),
-        root=tmp_path_factory.mktemp("reference"),
-        name="demo",
-        normaliser={"name": "plain", "version": 1},
-        scheduler=scheduler,
-    )
+    root, config = tmp_path_factory.mktemp("reference"), CacheConfig(top_k=8, masking="whole_word")
+    request = build_request(bert_folder, root, TEXTS, config, BUILD, scheduler=scheduler)
     return request, build_cache(request)
 
 

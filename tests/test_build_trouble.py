@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from build_helpers import entries_of, quiet, stored, texts
+from build_helpers import build_request, quiet, stored, texts
 from fakes import tiny_bert
 
 from teacher_cache.build.request import BuildJob, BuildRequest
@@ -67,15 +67,8 @@ time.time = jumping
 
 
 def request_of(teacher_folder: Path, root: Path) -> BuildRequest:
-    return BuildRequest(
-        entries={"train": entries_of(TEXTS)},
-        teacher_folder=teacher_folder,
-        cache_config=CacheConfig(top_k=32),
-        build_config=BuildConfig(workers=1, rows_per_shard=1024, batch_tokens=2048),
-        root=root,
-        name="demo",
-        normaliser={"name": "plain", "version": 1},
-    )
+    build = BuildConfig(workers=1, rows_per_shard=1024, batch_tokens=2048)
+    return build_request(teacher_folder, root, TEXTS, CacheConfig(top_k=32), build)
 
 
 def build_in_a_process(trouble: str, teacher_folder: Path, root: Path) -> subprocess.Popen[str]:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from build_helpers import entries_of, quiet, texts
+from build_helpers import build_request, quiet, texts
 
-from teacher_cache.build.request import BuildRequest
 from teacher_cache.build.run import build_cache
-from teacher_cache.config import BuildConfig, CacheConfig
+from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import Passage
 from teacher_cache.store import TeacherCacheReader
@@ -26,16 +25,8 @@ def built(bert_folder: Path, scheduler: str, tmp_path_factory: pytest.TempPathFa
     root = tmp_path_factory.mktemp("root")
 
     def build(top_k: int) -> Path:
-        request = BuildRequest(
-            entries={"train": entries_of(TEXTS)},
-            teacher_folder=bert_folder,
-            cache_config=CacheConfig(top_k=top_k),
-            build_config=BuildConfig(rows_per_shard=1024),
-            root=root,
-            name=f"k{top_k}",
-            normaliser={"name": "plain", "version": 1},
-            scheduler=scheduler,
-        )
+        config = CacheConfig(top_k=top_k)
+        request = build_request(bert_folder, root, TEXTS, config, name=f"k{top_k}", scheduler=scheduler)
         return build_cache(request, quiet).path
 
     return {top_k: build(top_k) for top_k in (8, 40)}

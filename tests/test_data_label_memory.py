@@ -12,11 +12,11 @@ from student.data.training_data import TrainingJob, open_cache
 
 
 @pytest.mark.parametrize(
-    ("megabytes", "has_scratch", "hold"),
+    ("megabytes", "has_scratch", "backend"),
     [(64, True, "memory"), (0, True, "map"), (0, False, "chunks")],
 )
 def test_the_limit_and_the_scratch_root_choose_how_labels_are_kept(
-    tmp_path: Path, megabytes: int, has_scratch: bool, hold: str
+    tmp_path: Path, megabytes: int, has_scratch: bool, backend: str
 ) -> None:
     plan = plan_of(passages_named(20), config=CACHE_CONFIG)
     job = TrainingJob(
@@ -31,6 +31,6 @@ def test_the_limit_and_the_scratch_root_choose_how_labels_are_kept(
         scratch=tmp_path / "scratch" if has_scratch else None,
     )
     reader = open_cache(job)
-    assert reader.hold == hold
+    assert reader.backend == backend
     assert len(reader.targets(plan.passages[0].digest).top_ids[0]) == job.config.objective.top_k
-    assert len(list((tmp_path / "scratch").glob("*.map"))) == (hold == "map")
+    assert len(list((tmp_path / "scratch").glob("*.map"))) == (backend == "map")

@@ -24,11 +24,7 @@ from teacher_cache.sharing.transport import Incoming, opened
 from teacher_cache.store import collect_garbage
 from teacher_cache.store.verify import verify_cache
 
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published cache that no test may change."""
-    return make(tmp_path_factory.mktemp("origin"), plan_of(passages_named(12)))
+PLAN = plan_of(passages_named(12))
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,7 @@ from teacher_cache.sharing.file_list import contents_of
 from teacher_cache.sharing.object_store import PushResult, pull_cache, push_cache
 from teacher_cache.sharing.transport import file_system
 
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published cache that no test may change."""
-    return make(tmp_path_factory.mktemp("origin"), plan_of(passages_named(12)))
+PLAN = plan_of(passages_named(12))
 
 
 @pytest.fixture(params=["memory", "file", "s3"])

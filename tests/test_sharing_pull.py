@@ -23,18 +23,13 @@ from teacher_cache.sharing.object_store import pull_cache, push_cache
 from teacher_cache.sharing.transport import file_system
 from teacher_cache.store import collect_garbage
 
+PLAN = plan_of(passages_named(12))
 AS_AT_A_TERMINAL = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 from pipeline.cli import main
 main()
 """
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published cache that no test may change."""
-    return make(tmp_path_factory.mktemp("origin"), plan_of(passages_named(12)))
 
 
 @pytest.fixture(autouse=True)

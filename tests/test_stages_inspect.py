@@ -164,8 +164,8 @@ from teacher_cache.store.verify import verify_cache
 passage = Passage("", "alone here", "")
 path = resolve(Path(root), "demo")
 assert verify_cache(path) == [] and describe(path) and list_caches(Path(root))
-for hold in ("memory", "chunks"):
-    assert len(TeacherCacheReader(path, hold=hold).targets(passage.digest).gold_ids) == 2
+for backend in ("memory", "chunks"):
+    assert len(TeacherCacheReader(path, backend=backend).targets(passage.digest).gold_ids) == 2
 assert inspect_passages(path, {"x": passage}, 3)
 if sys.argv[2:]:
     Path(root, "planted").write_text("seen")

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.store import TeacherCacheReader, TeacherTargets
+from teacher_cache.store.row_backends import BACKENDS
 
-HELD = ("memory", "map", "chunks")
 STARTS = ("fork", "forkserver", "spawn")
 
 
@@ -37,11 +37,13 @@ class _Labels(Dataset[str]):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("hold", HELD)
-def test_data_workers_read_the_same_however_they_start(tmp_path: Path, hold: str, start: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_data_workers_read_the_same_however_they_start(tmp_path: Path, backend: str, start: str) -> None:
     plan = plan_of(passages_named(60), config=CacheConfig(top_k=20))
     cache = make(tmp_path / "root", plan)
-    reader = TeacherCacheReader(cache, hold=hold, scratch=tmp_path / "scratch", memory_megabytes=1, top_k=5)
+    reader = TeacherCacheReader(
+        cache, backend=backend, scratch=tmp_path / "scratch", memory_megabytes=1, top_k=5
+    )
     reader.prepare()
     digests = [passage.digest for passage in plan.passages]
     expected = [digest_of(reader.targets(digest)) for digest in digests]

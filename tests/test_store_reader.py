@@ -8,30 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from independent_reader import at_temperature, read_cache
-from synthetic_cache import Plan, SyntheticTeacher, make, passages_named, plan_of
+from synthetic_cache import CONFIG, Plan, SyntheticTeacher, make, passages_named, plan_of, three_shards
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store import (
     TeacherCacheReader,
 )
+from teacher_cache.store.row_backends import BACKENDS
 from teacher_cache.store.verify import verify_cache
-
-CONFIG = CacheConfig(top_k=24, temperatures=(1.0, 2.0))
-PASSAGES = passages_named(400)
-
-
-@pytest.fixture(scope="module")
-def plan() -> Plan:
-    return plan_of(PASSAGES, config=CONFIG)
-
-
-@pytest.fixture(scope="module")
-def cache(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published cache of three shards that no test may change."""
-    path = make(tmp_path_factory.mktemp("root"), plan)
-    assert plan.layout.num_shards == 3
-    return path
 
 
 @pytest.mark.parametrize("temperature", CONFIG.temperatures)
@@ -57,12 +42,12 @@ def test_labels_equal_the_full_distribution_in_float64(
         assert [part.dtype.str for part in (targets.top_logprobs, targets.tail_logprob)] == ["<f4", "<f4"]
 
 
-def test_a_view_of_eight_equals_a_cache_built_with_eight(cache: Path, tmp_path: Path) -> None:
-    small = make(tmp_path, plan_of(PASSAGES, config=replace(CONFIG, top_k=8)))
+def test_a_view_of_eight_equals_a_cache_built_with_eight(cache: Path, plan: Plan, tmp_path: Path) -> None:
+    small = make(tmp_path, three_shards(replace(CONFIG, top_k=8)))
     for temperature in CONFIG.temperatures:
         view = TeacherCacheReader(cache, top_k=8, temperature=temperature)
         built = TeacherCacheReader(small, temperature=temperature)
-        for passage in PASSAGES:
+        for passage in plan.passages:
             one, other = view.targets(passage.digest), built.targets(passage.digest)
             assert np.array_equal(one.gold_ids, other.gold_ids)
             assert np.array_equal(one.top_ids, other.top_ids)
@@ -87,7 +72,7 @@ def test_renormalised_labels_take_any_temperature_and_sum_to_one(
 @pytest.mark.parametrize("tail", ["bucket", "renormalise"])
 def test_labels_read_from_the_store_equal_those_in_memory(cache: Path, plan: Plan, tail: str) -> None:
     memory = TeacherCacheReader(cache, top_k=5, tail=tail)
-    store = TeacherCacheReader(cache, top_k=5, tail=tail, hold="chunks")
+    store = TeacherCacheReader(cache, top_k=5, tail=tail, backend="chunks")
     for passage in plan.passages[::40]:
         same_targets(memory, store, passage.digest)
 
@@ -170,11 +155,11 @@ def test_a_worker_is_sent_settings_and_no_arrays(cache: Path, plan: Plan) -> Non
     same_targets(reader, pickle.loads(sent), plan.passages[3].digest)
 
 
-@pytest.mark.parametrize("hold", ["memory", "map", "chunks"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("damage", ["missing", "flipped", "truncated", "empty"])
 @pytest.mark.parametrize("name", ["gold_id", "top_id", "top_logprob", "lognorm", "tail_logprob"])
 def test_a_damaged_shard_is_one_line_and_never_a_label(
-    cache: Path, plan: Plan, tmp_path: Path, name: str, damage: str, hold: str
+    cache: Path, plan: Plan, tmp_path: Path, name: str, damage: str, backend: str
 ) -> None:
     copy = shutil.copytree(cache, tmp_path / cache.name)
     place = copy / "row" / name / "c" / ("1" if name == "gold_id" else "1/0")
@@ -186,7 +171,7 @@ def test_a_damaged_shard_is_one_line_and_never_a_label(
         "truncated": lambda: place.write_bytes(content[:-9]),
         "empty": lambda: place.write_bytes(b""),
     }[damage]()
-    reader = TeacherCacheReader(copy, temperature=2.0, hold=hold, scratch=tmp_path / "scratch")
+    reader = TeacherCacheReader(copy, temperature=2.0, backend=backend, scratch=tmp_path / "scratch")
     with pytest.raises(CacheError, match=r"cache verify|never written") as caught:
         for passage in plan.passages[::10]:
             reader.targets(passage.digest)

@@ -8,41 +8,32 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from contracts import (
+    law_a_backend_gives_the_rows_of_the_store,
+    law_a_backend_refuses_a_row_that_was_never_written,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic_cache import Plan, make, passages_named, plan_of
+from synthetic_cache import Plan, three_shards
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store import TeacherCacheReader, TeacherTargets
 from teacher_cache.store import view as view_module
 from teacher_cache.store.arrays import CacheArrays
-from teacher_cache.store.memory_map import map_path
-from teacher_cache.store.row_backends import ChunkRows
+from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
+from teacher_cache.store.row_backends import BACKENDS, ChunkRows, MemoryRows, RowBackend
 from teacher_cache.store.view import View
 
-CONFIG = CacheConfig(top_k=40, temperatures=(1.0, 2.0))
+CONFIG = CacheConfig(top_k=40, temperatures=(1.0, 2.0))  # three inner chunks of columns
+PLAN = three_shards(CONFIG)
 PARTS = ("gold_ids", "top_ids", "top_logprobs", "tail_logprob")
-HELD = ("memory", "map", "chunks")
 WITHOUT_MEMORY = 0.0
-
-
-@pytest.fixture(scope="module")
-def plan() -> Plan:
-    return plan_of(passages_named(400), config=CONFIG)
-
-
-@pytest.fixture(scope="module")
-def cache(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published cache of three shards that no test may change."""
-    path = make(tmp_path_factory.mktemp("root"), plan)
-    assert plan.layout.num_shards == 3
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +50,57 @@ def digest_of(targets: TeacherTargets) -> str:
     for part in PARTS:
         sha256.update(getattr(targets, part).tobytes())
     return sha256.hexdigest()
+
+
+def _map(arrays: CacheArrays, view: View, folder: Path) -> MappedRows:
+    start = arrays.read("passage/start")
+    spans = np.stack([start, start + arrays.read("passage/length")], axis=1)
+    ensure_map(folder / "rows.map", arrays, "f" * 32, view, spans)
+    return MappedRows(folder / "rows.map", arrays.layout, view)
+
+
+# What opens each backend, given an empty folder; one that comes later is one more entry.
+OPENED: dict[str, Callable[[CacheArrays, View, Path], RowBackend]] = {
+    "memory": lambda arrays, view, folder: MemoryRows(arrays, view),
+    "map": _map,
+    "chunks": lambda arrays, view, folder: ChunkRows(arrays, view, 1 << 30),
+    "chunks, one at a time": lambda arrays, view, folder: ChunkRows(arrays, view, 0),
+}
+VIEWS = (View(40, 1.0, "bucket"), View(7, 2.0, "bucket"), View(17, 3.3, "renormalise"))
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+@pytest.mark.parametrize("name", OPENED)
+def test_every_backend_gives_the_rows_of_the_store(
+    cache: Path, plan: Plan, tmp_path: Path, name: str, view: View
+) -> None:
+    num_rows = plan.layout.num_rows
+    edges = [
+        slice(1000, 1100),
+        slice(1023, 1025),
+        slice(1024, 2048),
+        slice(0, num_rows),
+        slice(num_rows - 1, num_rows),
+    ]
+    random = np.random.default_rng(0)
+    starts = random.integers(0, num_rows - 60, 20).tolist()
+    spans = [*edges, *(slice(start, start + int(random.integers(1, 60))) for start in starts), slice(0, 1)]
+    law_a_backend_gives_the_rows_of_the_store(
+        lambda arrays, view: OPENED[name](arrays, view, tmp_path), cache, view, spans
+    )
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_every_backend_refuses_a_row_that_was_never_written(cache: Path, tmp_path: Path, name: str) -> None:
+    copy = shutil.copytree(cache, tmp_path / cache.name)
+    (copy / "row/top_id/c/2/0").unlink()
+    law_a_backend_refuses_a_row_that_was_never_written(
+        lambda arrays, view: OPENED[name](arrays, view, tmp_path), copy, VIEWS[0], row=2048
+    )
+
+
+def test_every_backend_of_the_reader_is_held_to_the_laws() -> None:
+    assert {name.partition(",")[0] for name in OPENED} == set(BACKENDS)
 
 
 @given(
@@ -79,11 +121,11 @@ def test_all_ways_to_hold_rows_give_identical_labels(
             top_k=top_k,
             temperature=temperature,
             tail=tail,
-            hold=hold,
+            backend=backend,
             memory_megabytes=WITHOUT_MEMORY,  # of chunks: one at a time
             scratch=scratch,
         )
-        for hold in HELD
+        for backend in BACKENDS
     )
     for place in places:
         digest = plan.passages[place].digest
@@ -94,20 +136,20 @@ def test_all_ways_to_hold_rows_give_identical_labels(
 def test_the_memory_limit_chooses(cache: Path, tmp_path: Path) -> None:
     reader = TeacherCacheReader(cache)
     megabytes = reader.num_bytes / 2**20
-    assert reader.hold == "memory"
+    assert reader.backend == "memory"
     assert reader.num_bytes == len(CacheArrays(cache).read("row/gold_id")) * (2 + 40 * 4 + 8)
 
     def chosen(limit: float, scratch: Path | None) -> str:
-        return TeacherCacheReader(cache, memory_megabytes=limit, scratch=scratch).hold
+        return TeacherCacheReader(cache, memory_megabytes=limit, scratch=scratch).backend
 
     assert chosen(megabytes, tmp_path) == chosen(megabytes, None) == "memory"
     assert chosen(0.99 * megabytes, tmp_path) == "map"
     assert chosen(0.99 * megabytes, None) == "chunks"
-    assert TeacherCacheReader(cache, top_k=4, memory_megabytes=0.99 * megabytes).hold == "memory"
-    with pytest.raises(CacheError, match="hold 'disk' is not one of"):
-        TeacherCacheReader(cache, hold="disk")
+    assert TeacherCacheReader(cache, top_k=4, memory_megabytes=0.99 * megabytes).backend == "memory"
+    with pytest.raises(CacheError, match="backend 'disk' is not one of"):
+        TeacherCacheReader(cache, backend="disk")
     with pytest.raises(CacheError, match="a memory map needs a folder"):
-        TeacherCacheReader(cache, hold="map")
+        TeacherCacheReader(cache, backend="map")
 
 
 def test_chunks_stay_within_the_limit_and_the_last_used_are_kept(
@@ -149,7 +191,7 @@ def test_a_view_reads_no_column_that_it_does_not_need(cache: Path, monkeypatch: 
 
 
 def mapped(cache: Path, scratch: Path, **changes: object) -> TeacherCacheReader:
-    return TeacherCacheReader(cache, hold="map", scratch=scratch, **{"top_k": 8, **changes})
+    return TeacherCacheReader(cache, backend="map", scratch=scratch, **{"top_k": 8, **changes})
 
 
 def test_a_map_is_written_once_and_views_do_not_share_one(cache: Path, plan: Plan, tmp_path: Path) -> None:
@@ -205,9 +247,9 @@ def test_a_damaged_cache_leaves_no_map(cache: Path, tmp_path: Path) -> None:
     assert not [file for file in (tmp_path / "scratch").iterdir() if file.suffix != ".lock"]
 
 
-@pytest.mark.parametrize("hold", HELD)
-def test_pickling_a_reader_takes_no_rows(cache: Path, plan: Plan, tmp_path: Path, hold: str) -> None:
-    reader = TeacherCacheReader(cache, hold=hold, scratch=tmp_path)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pickling_a_reader_takes_no_rows(cache: Path, plan: Plan, tmp_path: Path, backend: str) -> None:
+    reader = TeacherCacheReader(cache, backend=backend, scratch=tmp_path)
     expected = reader.targets(plan.passages[5].digest)
     assert len(reader.vocabulary) == 90
     sent = pickle.dumps(reader)
@@ -227,15 +269,21 @@ def forkserver() -> Iterator[multiprocessing.context.ForkServerContext]:
     yield context
 
 
-@pytest.mark.parametrize("hold", HELD)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_ten_processes_read_at_once_and_get_the_same(
-    cache: Path, plan: Plan, tmp_path: Path, hold: str, forkserver: multiprocessing.context.ForkServerContext
+    cache: Path,
+    plan: Plan,
+    tmp_path: Path,
+    backend: str,
+    forkserver: multiprocessing.context.ForkServerContext,
 ) -> None:
     """None of them prepared: under "map" all ten want to write it."""
     digests = [passage.digest for passage in plan.passages[::8]]
     alone = TeacherCacheReader(cache, top_k=6)
     expected = hashlib.sha256("".join(digest_of(alone.targets(d)) for d in digests).encode()).hexdigest()
-    reader = TeacherCacheReader(cache, top_k=6, hold=hold, scratch=tmp_path, memory_megabytes=WITHOUT_MEMORY)
+    reader = TeacherCacheReader(
+        cache, top_k=6, backend=backend, scratch=tmp_path, memory_megabytes=WITHOUT_MEMORY
+    )
     answers = forkserver.Queue()
     processes = [forkserver.Process(target=_read_all, args=(reader, digests, answers)) for _ in range(10)]
     for process in processes:
@@ -245,4 +293,4 @@ def test_ten_processes_read_at_once_and_get_the_same(
         process.join()
     assert len({pid for pid, _ in found}) == 10
     assert {whole for _, whole in found} == {expected}
-    assert len(list(tmp_path.glob("*.map"))) == (hold == "map")
+    assert len(list(tmp_path.glob("*.map"))) == (backend == "map")

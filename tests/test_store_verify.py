@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from synthetic_cache import make, passages_named, plan_of
+from synthetic_cache import make, three_shards
 
 from teacher_cache.common.files import canonical_json, sha256_of
 from teacher_cache.config import CacheConfig
 from teacher_cache.store.layout import ROW_ARRAYS
 from teacher_cache.store.verify import verify_cache
 
+CONFIG = CacheConfig(top_k=20)
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published cache of three shards that no test may change."""
-    plan = plan_of(passages_named(400), config=CacheConfig(top_k=20))
-    return make(tmp_path_factory.mktemp("root"), plan)
+    return make(tmp_path_factory.mktemp("root"), three_shards(CONFIG))
 
 
 @pytest.fixture
@@ -171,8 +172,7 @@ def test_a_flipped_byte_anywhere_in_the_data_is_found(cache: Path) -> None:
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the same recipe over other passages: sound, and of as many shards."""
-    plan = plan_of(passages_named(400, seed=1), config=CacheConfig(top_k=20))
-    return make(tmp_path_factory.mktemp("older"), plan)
+    return make(tmp_path_factory.mktemp("older"), three_shards(CONFIG, seed=1))
 
 
 @pytest.mark.parametrize("name", [*ROW_ARRAYS, "passage/digest", "passage/length"])

@@ -11,31 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_cache import Plan, make, passages_named, plan_of, write
+from synthetic_cache import Plan, make, write
 
-from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store import TeacherCacheReader, read_manifest
 from teacher_cache.store.root import building_path
 from teacher_cache.store.rows import RowBlock
 from teacher_cache.store.verify import verify_cache
 from teacher_cache.store.writer import CacheWriter, publish
-
-CONFIG = CacheConfig(top_k=24, temperatures=(1.0, 2.0))
-PASSAGES = passages_named(400)
-
-
-@pytest.fixture(scope="module")
-def plan() -> Plan:
-    return plan_of(PASSAGES, config=CONFIG)
-
-
-@pytest.fixture(scope="module")
-def cache(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published cache of three shards that no test may change."""
-    path = make(tmp_path_factory.mktemp("root"), plan)
-    assert plan.layout.num_shards == 3
-    return path
 
 
 def test_the_writer_refuses_what_is_no_distribution_and_writes_nothing(plan: Plan, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import dequantise
 from teacher_cache.store.manifest import Manifest, read_manifest
 from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
-from teacher_cache.store.row_backends import HOLDS, ChunkRows, MemoryRows, RowHolder
+from teacher_cache.store.row_backends import BACKENDS, ChunkRows, MemoryRows, RowBackend
 from teacher_cache.store.view import Rows, View, log_mass, row_bytes
 
 MEMORY_MEGABYTES = 4096.0  # MiB, like every limit of memory
@@ -49,12 +49,12 @@ class TeacherCacheReader:
 
     top_k : k' <= K, None for K     temperature : any under tail="renormalise", a stored one under "bucket"
     tail : "bucket" keeps the mass outside the k' as one number, "renormalise" drops it
-    hold : where rows are kept. "memory": read once, in this process. "map": an uncompressed file below
+    backend : what keeps the rows. "memory": read once, in this process. "map": an uncompressed file below
         `scratch`, written once per cache and view and mapped by every process that reads it. "chunks": the
         chunks used last. "auto": memory where the rows fit `memory_megabytes`, else a map where there is a
         `scratch`, else chunks of so many MiB. The labels are the same whichever it is.
 
-    Attributes: fingerprint, manifest, view, hold (never "auto"), top_k. `vocabulary` and `is_special` are
+    Attributes: fingerprint, manifest, view, backend (never "auto"), top_k. `vocabulary` and `is_special` are
     read on first use. Opening touches the manifest alone, and pickling takes settings and no rows: a data
     worker, however it starts, opens the rest itself. `prepare` before workers start leaves them only the map.
     """
@@ -66,7 +66,7 @@ class TeacherCacheReader:
         top_k: int | None = None,
         temperature: float = 1.0,
         tail: str = "bucket",
-        hold: str = "auto",
+        backend: str = "auto",
         memory_megabytes: float = MEMORY_MEGABYTES,
         scratch: Path | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class TeacherCacheReader:
         self._refuse_what_is_not_held()
         self.memory_megabytes = memory_megabytes
         self.scratch = None if scratch is None else Path(scratch).absolute()  # workers may stand elsewhere
-        self.hold = self._choose(hold)
+        self.backend = self._choose(backend)
         self._is_map_checked = False
 
     def _refuse_what_is_not_held(self) -> None:
@@ -108,13 +108,13 @@ class TeacherCacheReader:
                 "`bert2ctc cache build`"
             )
 
-    def _choose(self, hold: str) -> str:
-        if hold not in HOLDS:
-            raise CacheError(f"hold {hold!r} is not one of {HOLDS}; leave it out")
-        if hold == "map" and self.scratch is None:
+    def _choose(self, backend: str) -> str:
+        if backend not in ("auto", *BACKENDS):
+            raise CacheError(f"backend {backend!r} is not one of {('auto', *BACKENDS)}; leave it out")
+        if backend == "map" and self.scratch is None:
             raise CacheError("a memory map needs a folder; name one with BERT2CTC_SCRATCH")
-        if hold != "auto":
-            return hold
+        if backend != "auto":
+            return backend
         if self.num_bytes <= self.memory_megabytes * MEBIBYTE:
             return "memory"
         return "chunks" if self.scratch is None else "map"
@@ -132,12 +132,12 @@ class TeacherCacheReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a spawned worker gets: the settings; it opens the arrays itself."""
-        loaded = ("_arrays", "_index", "_spans", "_holder", "_map", "vocabulary", "is_special")
+        loaded = ("_arrays", "_index", "_spans", "_backend", "_map", "vocabulary", "is_special")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     def prepare(self) -> None:
         """Do now what the first use would do: read the rows into memory, or write and check the map."""
-        self._holder  # noqa: B018  # a cached property
+        self._backend  # noqa: B018  # a cached property
         self._index  # noqa: B018
 
     def targets(self, digest: bytes) -> TeacherTargets:
@@ -149,7 +149,7 @@ class TeacherCacheReader:
                 "`bert2ctc cache build`"
             )
         start, stop = self._spans[place]
-        return self._targets_of(self._holder.rows(slice(int(start), int(stop))))
+        return self._targets_of(self._backend.rows(slice(int(start), int(stop))))
 
     def _targets_of(self, rows: Rows) -> TeacherTargets:
         """Labels in memory of their own: a view would let its user change what is held."""
@@ -190,21 +190,21 @@ class TeacherCacheReader:
 
     @cached_property
     def _index(self) -> DigestIndex:
-        return DigestIndex(self._map.digest if self.hold == "map" else self._arrays.read("passage/digest"))
+        return DigestIndex(self._map.digest if self.backend == "map" else self._arrays.read("passage/digest"))
 
     @cached_property
     def _spans(self) -> np.ndarray:
-        return self._map.span if self.hold == "map" else self._read_spans()
+        return self._map.span if self.backend == "map" else self._read_spans()
 
     def _read_spans(self) -> np.ndarray:
         start = self._arrays.read("passage/start")
         return np.stack([start, start + self._arrays.read("passage/length")], axis=1)
 
     @cached_property
-    def _holder(self) -> RowHolder:
-        if self.hold == "map":
+    def _backend(self) -> RowBackend:
+        if self.backend == "map":
             return self._map
-        if self.hold == "memory":
+        if self.backend == "memory":
             return MemoryRows(self._arrays, self.view)
         return ChunkRows(self._arrays, self.view, int(self.memory_megabytes * MEBIBYTE))
 

@@ -1,4 +1,4 @@
-"""Two of the three places of a view's rows while a run reads them: memory, and the chunks used last."""
+"""What keeps a view's rows while a run reads them: memory, or the chunks used last (`memory_map`: a file)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import CHUNK_ROWS
 from teacher_cache.store.view import Rows, View, read_rows, row_columns
 
-HOLDS = ("auto", "memory", "map", "chunks")
+BACKENDS = ("memory", "map", "chunks")
 
 
-class RowHolder(Protocol):
+class RowBackend(Protocol):
     """Any consecutive rows of a cache."""
 
     def rows(self, span: slice) -> Rows:
