@@ -30,6 +30,7 @@ from rich.table import Table
 from synthetic_rows import synthetic_cache
 from torch.utils.data import DataLoader, IterableDataset
 
+from teacher_cache.common.sizes import MEBIBYTE, MEGABYTE
 from teacher_cache.store import TeacherCacheReader
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import ROW_ARRAYS
@@ -38,7 +39,6 @@ BATCH_UTTERANCES = 32
 WORKERS = 4
 OURS = {"ours_memory": "memory", "ours_memory_map": "map", "ours_lru": "chunks"}
 EQUAL_CONTENT = (8, 64)
-MEGABYTE = 1 << 20
 
 
 class Ours:
@@ -115,7 +115,7 @@ class _Reading(IterableDataset[float]):
 def own_megabytes() -> float:
     """This process's proportional share of the memory that it uses (PSS)."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / MEGABYTE
 
 
 class _Held:
@@ -207,7 +207,7 @@ def measure(cache: Path, top_k: int, work: Path, batches: int, starts: Sequence[
     labels: dict[str, rivals.Labels] = {}
     load: dict[str, float] = {}
     openers: dict[str, Callable[[], rivals.Labels]] = {}
-    half = narrow.ids.nbytes / MEGABYTE  # ids and steps together are twice this
+    half = narrow.ids.nbytes / MEBIBYTE  # the limit in MiB; ids and steps together are twice this
 
     def ours(backend: str) -> Ours:
         reader = TeacherCacheReader(cache, top_k=top_k, backend=backend, scratch=work, memory_megabytes=half)
@@ -241,7 +241,7 @@ def measure(cache: Path, top_k: int, work: Path, batches: int, starts: Sequence[
         "rows": len(narrow.ids),
         "passages": len(digests),
         "top_k": top_k,
-        "lru_megabytes": half,
+        "lru_megabytes": half * MEBIBYTE / MEGABYTE,
         "batch_milliseconds": batch,
         "load_seconds": load,
         "bytes_per_row": bytes_per_row(cache, content, work),

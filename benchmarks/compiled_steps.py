@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
 from rich.console import Console
 from rich.table import Table
-from train_step_work import make_batches, optimiser_step, synchronise
+from train_step_work import MEMBERS, batch_for, make_batches, member_config, optimiser_step, synchronise
 
 from pipeline.config import load_config
 from student.config import StudentConfig
@@ -29,29 +28,6 @@ from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device
 
 NUM_UNITS, NUM_PIECES, WARM_UP_STEPS = 33, 5000, 5
-MEMBERS = {
-    "ctc": ["objective.ctc_weight=1.0", "objective.distillation_weight=0.0"],
-    "interaed_kd": [],
-    "windowed_kd": ["decoder.history=none", "decoder.attention=aligned"],
-}
-
-
-def with_windows(batch: TrainingBatch) -> TrainingBatch:
-    """The batch with a unit for each token."""
-    assert batch.decoder is not None
-    num_utterances, num_tokens = batch.decoder.piece_inputs.shape
-    start = torch.arange(num_tokens, device=batch.features.device).expand(num_utterances, num_tokens)
-    start = torch.minimum(start, (batch.unit_lengths - 1).unsqueeze(1))
-    spans = torch.stack([start, start + 1], dim=2)
-    return replace(batch, decoder=replace(batch.decoder, unit_spans=spans))
-
-
-def batches_for(config: StudentConfig, device: torch.device, count: int) -> list[TrainingBatch]:
-    """Batches of LibriSpeech's shape with what the config's objective reads."""
-    made = [batch for _, batch in make_batches(config, count, NUM_UNITS, NUM_PIECES, device, seed=1)]
-    if not config.objective.uses_branch:
-        return [replace(batch, decoder=None) for batch in made]
-    return [with_windows(batch) for batch in made] if config.decoder.attention == "aligned" else made
 
 
 def milliseconds(step: Callable[[TrainingBatch], None], batches: list[TrainingBatch], count: int) -> float:
@@ -69,7 +45,9 @@ def milliseconds(step: Callable[[TrainingBatch], None], batches: list[TrainingBa
 
 def measure(config: StudentConfig, device: torch.device, count: int) -> dict[str, float]:
     """eager and compiled milliseconds of a step, and the seconds until the compiled one was ready."""
-    dtype, batches = choose_precision("auto", device).dtype, batches_for(config, device, 8)
+    dtype = choose_precision("auto", device).dtype
+    made = make_batches(config, 8, NUM_UNITS, NUM_PIECES, device, seed=1)
+    batches = [batch_for(batch, config) for _, batch in made]
     torch.manual_seed(0)
     model = Bert2CTC(config, NUM_UNITS, NUM_PIECES if config.objective.uses_branch else None)
     model.to(device).train()
@@ -106,7 +84,7 @@ def main(
     figures: dict[str, dict[str, float]] = {}
     table = Table("", "eager ms", "compiled ms", "x", "s to compile")
     for name in members:
-        student = load_config(config, [*overrides, *MEMBERS[name]]).student
+        student = member_config(load_config(config, overrides).student, name)
         figures[name] = own = measure(student, chosen, steps)
         table.add_row(
             name, *(f"{x:.1f}" for x in (own["eager"], own["compiled"], own["eager"] / own["compiled"])),

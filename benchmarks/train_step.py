@@ -40,14 +40,14 @@ from train_step_work import (
 from pipeline.config import load_config
 from student.config import StudentConfig
 from student.data.batch import TrainingBatch
-from student.model.conformer import frames_after_convolutions
+from student.frames import frames_after_convolutions
 from student.model.features import LogMel
 from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device
 from student.training.memory import high_water_megabytes
+from teacher_cache.common.sizes import MEGABYTE
 
 NUM_UNITS = 300
-_MEGABYTE = 1e6
 
 
 def measure(config: StudentConfig, options: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -86,13 +86,17 @@ def measure(config: StudentConfig, options: dict[str, Any], say: Callable[[str],
     median = {name: statistics.median(times) for name, times in seconds.items()}
     operations = sum(necessary_operations(config, NUM_UNITS, batch) for _, batch in batches)
     rate, best_rival = statistics.median(rates), min(median[name] for name in RIVALS)
-    online = median["interaed_kd"] + statistics.median(teacher_seconds)
+    speeds, online_ratio = {name: audio / taken for name, taken in median.items()}, None
+    if teacher_seconds:
+        online = median["interaed_kd"] + statistics.median(teacher_seconds)
+        speeds["interaed_kd_online_teacher"] = audio / online
+        online_ratio = online / median["interaed_kd"]
     return {
-        "audio_seconds_per_second": {name: audio / taken for name, taken in median.items()}
-        | {"interaed_kd_online_teacher": audio / online},
+        "audio_seconds_per_second": speeds,
         "ratio_interaed_kd_to_interaed_hard": _ratio(seconds, "interaed_kd", "interaed_hard"),
         "ratio_interaed_kd_to_ctc": _ratio(seconds, "interaed_kd", "ctc"),
-        "ratio_online_teacher_to_cache": online / median["interaed_kd"],
+        "ratio_online_teacher_to_cache": online_ratio,
+        "ratio_windowed_kd_to_interaed_kd": _ratio(seconds, "windowed_kd", "interaed_kd"),
         "ratio_to_torchaudio_conformer": best_rival / median["ctc"],
         "features_to_ctc": _feature_seconds(config, batches, device) / median["ctc"],
         "fraction_of_floor": operations / rate / median["ctc"],
@@ -137,9 +141,9 @@ def _allocated(device: torch.device, at_most: bool = False) -> float:
     if device.type != "cuda":
         return 0.0
     if at_most:
-        return torch.cuda.max_memory_allocated(device) / _MEGABYTE
+        return torch.cuda.max_memory_allocated(device) / MEGABYTE
     torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device) / _MEGABYTE
+    return torch.cuda.memory_allocated(device) / MEGABYTE
 
 
 def _peak_in_a_process(name: str, config: StudentConfig, options: dict[str, Any]) -> float:
@@ -155,7 +159,7 @@ def _growth(name: str, config: StudentConfig, options: dict[str, Any]) -> float:
     sizes = (NUM_UNITS, options["pieces"])
     _, step = member_step(name, config, sizes, device, dtype)
     batches = make_batches(config, options["batches"], *sizes, device, seed=1)
-    before = psutil.Process().memory_info().rss / _MEGABYTE
+    before = psutil.Process().memory_info().rss / MEGABYTE
     for _, batch in batches:
         step(batch)
     return high_water_megabytes() - before
@@ -164,7 +168,7 @@ def _growth(name: str, config: StudentConfig, options: dict[str, Any]) -> float:
 def show(figures: dict[str, Any]) -> None:
     """The figures as a table and four lines."""
     table = Table("", "x real time", "step time over ctc", "peak MB", "M weights")
-    speeds = figures["audio_seconds_per_second"]
+    speeds, online = figures["audio_seconds_per_second"], figures["ratio_online_teacher_to_cache"]
     for name, speed in speeds.items():
         peak, weights = figures["peak_megabytes"].get(name), figures["parameters"].get(name)
         table.add_row(
@@ -178,8 +182,9 @@ def show(figures: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"interaed_kd takes {figures['ratio_interaed_kd_to_interaed_hard']:.2f} x interaed_hard, "
-        f"{figures['ratio_interaed_kd_to_ctc']:.2f} x ctc; a BERT-base in the loop "
-        f"{figures['ratio_online_teacher_to_cache']:.1f} x the cache\n"
+        f"{figures['ratio_interaed_kd_to_ctc']:.2f} x ctc; windowed_kd "
+        f"{figures['ratio_windowed_kd_to_interaed_kd']:.2f} x interaed_kd; a BERT-base in the loop "
+        f"{'not timed' if online is None else f'{online:.1f} x the cache'}\n"
         f"plain CTC runs {figures['ratio_to_torchaudio_conformer']:.2f} x as fast as torchaudio's Conformer, "
         f"at {figures['fraction_of_floor']:.0%} of {figures['matrix_flops_per_second'] / 1e9:,.0f} GFLOP/s; "
         f"features would add {figures['features_to_ctc']:.1%}\n"
@@ -196,7 +201,9 @@ def show(figures: dict[str, Any]) -> None:
 @click.option("--threads", default=0, help="0: as many as PyTorch chooses")
 @click.option("--batches", default=4, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--teacher-rounds", default=1, show_default=True, help="of the BERT in the loop, which is slow")
+@click.option(
+    "--teacher-rounds", default=1, show_default=True, help="of the BERT in the loop, which is slow; 0: none"
+)
 @click.option("--pieces", default=5000, show_default=True, help="outputs of the decoders")
 @click.option("--compile", is_flag=True, help="our blocks by torch.compile")
 @click.option("--quick", is_flag=True, help="one batch, one round")

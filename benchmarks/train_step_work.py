@@ -19,9 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from student.config import StudentConfig
 from student.data.batch import DecoderBatch, TeacherBatch, TrainingBatch
 from student.data.sampler import batches_of
+from student.frames import frames_after_convolutions
 from student.loss.losses import ctc_loss
 from student.loss.objective import compute_objective
-from student.model.conformer import Subsampling, frames_after_convolutions
+from student.model.conformer import Subsampling
 from student.model.student_model import Bert2CTC
 from student.training.optimisation.optimiser import build_optimiser
 from teacher_cache.config import CacheConfig
@@ -39,14 +40,21 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "aed_kd": {"branch_on_taps": False},
     "interaed_kd": {},
     "inter_alignment_kd": {"branch": "alignment"},
+    "windowed_hard": {"distillation_weight": 0.0},
+    "windowed_kd": {},
 }
 RIVALS = {"torchaudio": 0.1, "torchaudio_no_attention_dropout": 0.0}
 
 
 def member_config(config: StudentConfig, name: str) -> StudentConfig:
     """A member of the family, otherwise as `config` has it."""
-    conformer = replace(config.conformer, self_conditioning=name == "self_conditioned")
-    return replace(config, conformer=conformer, objective=replace(config.objective, **MEMBERS[name]))
+    conformer, decoder = config.conformer, config.decoder
+    if name == "self_conditioned":
+        conformer = replace(conformer, self_conditioning=True)
+    if name.startswith("windowed"):
+        decoder = replace(decoder, history="none", attention="aligned")
+    objective = replace(config.objective, **MEMBERS[name])
+    return replace(config, conformer=conformer, decoder=decoder, objective=objective)
 
 
 def durations(count: int, seed: int) -> np.ndarray:
@@ -89,7 +97,10 @@ def make_batch(
     teacher = TeacherBatch(
         indices, logprobs[..., 1:].masked_fill(padding.unsqueeze(2), -torch.inf), logprobs[..., 0]
     )
-    decoder = DecoderBatch(inputs, targets, lengths, teacher)
+    # a unit for each token, so far as there are units
+    start = torch.minimum(torch.arange(inputs.shape[1]), (unit_lengths - 1).unsqueeze(1))
+    spans = torch.stack([start, start + 1], dim=2)
+    decoder = DecoderBatch(inputs, targets, lengths, teacher, spans)
     return TrainingBatch(features, frames, units, unit_lengths, decoder)
 
 
@@ -98,8 +109,13 @@ def batch_for(batch: TrainingBatch, config: StudentConfig) -> TrainingBatch:
     objective = config.objective
     if not objective.uses_branch:
         return replace(batch, decoder=None)
-    assert batch.decoder is not None
-    return batch if objective.uses_teacher else replace(batch, decoder=replace(batch.decoder, teacher=None))
+    decoder = batch.decoder
+    assert decoder is not None
+    if not objective.uses_teacher:
+        decoder = replace(decoder, teacher=None)
+    if config.decoder.attention == "free":
+        decoder = replace(decoder, unit_spans=None)
+    return replace(batch, decoder=decoder)
 
 
 class Rival(nn.Module):
@@ -171,10 +187,10 @@ def necessary_operations(config: StudentConfig, num_units: int, batch: TrainingB
     """
     shape, bins = config.conformer, config.features.mel_bins
     width, inner, channels = shape.model_dim, shape.feed_forward_dim, shape.subsampling_channels
-    first_bins, last_bins = (bins - 1) // 2, int(frames_after_convolutions(torch.tensor(bins)))
+    first_bins, last_bins = (bins - 1) // 2, frames_after_convolutions(bins)
     total = 0.0
     for frames in batch.frame_lengths.tolist():
-        half, length = (frames - 1) // 2, int(frames_after_convolutions(torch.tensor(frames)))
+        half, length = (frames - 1) // 2, frames_after_convolutions(frames)
         block = 4 * width * inner + 7 * width * width + shape.conv_kernel_frames * width + 2 * length * width
         head = width * num_units + channels * last_bins * width
         convolved = 9 * channels * channels * length * last_bins

@@ -119,7 +119,7 @@ def train(
         from pipeline.processes import launch_ranks
         from student.training.distributed import num_ranks_here
 
-        if num_ranks_here() == 1:  # else this is a rank, which finds --gpus again, and its place
+        if num_ranks_here() == 1:  # else this is a rank, which finds --gpus again
             raise SystemExit(launch_ranks(sys.argv[1:], num_ranks))
     from pipeline.config import load_config
     from pipeline.stages.train import plan_training, train_student

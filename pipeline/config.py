@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.demo.plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
-from student.config import StudentConfig
+from student.config import UNIT_MODEL_TYPES, StudentConfig
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
 from teacher_cache.settings import check_settings, required, setting
 
@@ -53,7 +53,7 @@ class DataConfig:
         40.0, "a faster utterance is reported: its text is probably another's", above=0
     )
     unit_vocabulary_size: int = setting(512, "of SentencePiece", unit="pieces", low=2, high=1_000_000)
-    unit_model_type: str = setting("unigram", "of SentencePiece", choices=("unigram", "bpe"))
+    unit_model_type: str = setting("unigram", "of SentencePiece", choices=UNIT_MODEL_TYPES)
 
     def __post_init__(self) -> None:
         check_settings(self)

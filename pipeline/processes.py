@@ -56,7 +56,7 @@ def run_command(*arguments: str) -> dict[str, Any]:
 def _run(command: list[str]) -> tuple[int, str]:
     """The code and the standard output of a program; signals that ask us to stop are passed on to it."""
     process: subprocess.Popen[str] | None = None
-    early: list[int] = []  # signals that came before there was a process to tell
+    early: list[int] = []  # signals that came before there was a process to pass them on to
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         if process is None:
@@ -73,7 +73,7 @@ def _run(command: list[str]) -> tuple[int, str]:
         return process.returncode, output
     except KeyboardInterrupt:
         if process is not None:
-            process.communicate()  # the terminal told the child too; it saves before it ends
+            process.communicate()  # the terminal's signal reached the child too; it saves before it ends
         raise
     finally:
         for number, handler in previous.items():

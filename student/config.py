@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from teacher_cache.config import TAIL_POLICIES
 from teacher_cache.settings import check_settings, setting
 
-TAIL_POLICIES = ("bucket", "renormalise")
+UNIT_MODEL_TYPES = ("unigram", "bpe", "char")  # of SentencePiece; its "word" loses what it does not know
 BRANCHES = ("attention", "alignment")
 HISTORIES = ("full", "none")
 ATTENTIONS = ("free", "aligned")
@@ -73,7 +74,7 @@ class ConformerConfig:
     subsampling_channels: int = setting(64, "of the two convolutions that shorten time", low=1, high=4096)
     dropout: float = setting(0.1, "of what each part adds to the residual", low=0, below=1)
     taps: tuple[int, ...] = setting(
-        (4, 8), "intermediate layers that CTC and decoders hear, from 1; a third and two thirds of the depth",
+        (4, 8), "intermediate layers that CTC and decoders train, from 1: one and two thirds of the depth",
         low=1,
     )  # fmt: skip
     self_conditioning: bool = setting(
@@ -152,7 +153,7 @@ class ObjectiveConfig:
         "CTC head distilled at the frames of its forced alignment (Futami et al. 2022, arXiv 2209.02030)",
         choices=BRANCHES,
     )  # fmt: skip
-    branch_on_taps: bool = setting(True, "the branch hears the taps too, or the final layer alone")
+    branch_on_taps: bool = setting(True, "the branch trains the taps too, or the final layer alone")
     branch_share: float = setting(
         0.0, "of the gradient that reaches taps and final layer, what the branch is scaled to; 0: as it "
         "comes with ctc_weight",

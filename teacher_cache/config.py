@@ -9,6 +9,7 @@ from teacher_cache.settings import check_settings, required, setting
 MASKING_POLICIES = ("token", "whole_word")
 CONTEXT_POLICIES = ("utterance", "chapter")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+TAIL_POLICIES = ("bucket", "renormalise")  # of what a reader makes of the mass beyond its candidates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from pipeline.config import SplitConfig
 from pipeline.corpus.download import download, plan_download
 from pipeline.corpus.http import Patience
 from pipeline.corpus.openslr import LM_TEXT, SUBSETS, TABLE, Archive
-from pipeline.corpus.read import CorpusPlace, read_split
+from pipeline.corpus.read import CorpusLocation, read_split
 from pipeline.errors import PipelineError
 
 HASTY = Patience(tries=3, first_pause_seconds=0.001, timeout_seconds=5.0)
@@ -120,7 +120,7 @@ def test_a_subset_arrives_verified_extracted_and_readable(server: Server, tmp_pa
     table = offer(server)
     download(["dev-clean"], tmp_path / "data", server.url, table, HASTY)
     entries, bad = read_split(
-        "dev", SplitConfig(folders=("dev-clean",)), CorpusPlace(tmp_path / "data", "LibriSpeech", tmp_path)
+        "dev", SplitConfig(folders=("dev-clean",)), CorpusLocation(tmp_path / "data", "LibriSpeech", tmp_path)
     )
     assert (len(entries), bad) == (UTTERANCES, [])
     assert (tmp_path / "data" / "LibriSpeech" / "README.TXT").read_text() == "about"
@@ -303,7 +303,7 @@ def test_two_processes_never_fetch_the_same_archive(server: Server, tmp_path: Pa
 
 def test_the_language_model_text_lands_as_one_file(server: Server, tmp_path: Path) -> None:
     content = b"any bytes will do"
-    archive = Archive("lm.txt.gz", "11", 12, f"md5:{hashlib.md5(content).hexdigest()}", is_exact_size=False)
+    archive = Archive("lm.txt.gz", "11", 12, f"md5:{hashlib.md5(content).hexdigest()}")
     server.files["lm.txt.gz"] = content
     download([LM_TEXT], tmp_path, server.url, {LM_TEXT: archive}, HASTY)
     assert (tmp_path / "text" / "lm.txt.gz").read_bytes() == content

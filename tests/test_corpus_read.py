@@ -12,11 +12,13 @@ from fakes import SAMPLE_RATE_HZ, tones, write_corpus, write_jsonl
 
 from pipeline.config import DataConfig, SplitConfig
 from pipeline.corpus.audio_check import check_audio
-from pipeline.corpus.read import CorpusPlace, RawUtterance, read_split
+from pipeline.corpus.read import CorpusLocation, RawUtterance, read_split
 from pipeline.corpus.validation import shared_speakers, too_dense, validate, write_report
 from pipeline.errors import PipelineError
+from student.config import FeatureConfig
 from student.data.manifest import Utterance
 from student.data.units import train_units
+from student.frames import frames_after_subsampling, frames_needed
 
 TEXTS = ("the sea", "a ship sails", "night falls", "knight rides", "red flower")
 FORMATS = ("flac", "wav", "ogg", "mp3", "opus")
@@ -32,8 +34,8 @@ def write_audio(
     return path
 
 
-def place(root: Path, corpus: str = "LibriSpeech") -> CorpusPlace:
-    return CorpusPlace(root, corpus, root)
+def place(root: Path, corpus: str = "LibriSpeech") -> CorpusLocation:
+    return CorpusLocation(root, corpus, root)
 
 
 def data(**changes: object) -> DataConfig:
@@ -296,16 +298,14 @@ def test_a_report_is_one_line_per_item_whatever_the_text_holds(tmp_path: Path) -
 def test_more_units_and_repeats_than_frames_is_found_exactly_at_the_limit(tmp_path: Path) -> None:
     texts = ["a ship sails on the deep sea", "night falls and a knight rides"]
     units, _ = train_units(texts, tmp_path / "units.model", 24)
-    from student.model.features import frames_after_subsampling
-
     text = "see the sea " * 4
-    needed = units.min_frames(text)
+    needed = frames_needed(units.encode(text))
     samples = next(n for n in range(0, 10**6, 80) if frames_after_subsampling(n) >= needed)
     enough = Utterance("enough", "", text, samples / SAMPLE_RATE_HZ)
     lacking = Utterance("lacking", "", text, (samples - 80) / SAMPLE_RATE_HZ)
-    (bad,) = too_dense({"train": [enough, lacking]}, units, data())
+    (bad,) = too_dense({"train": [enough, lacking]}, units, FeatureConfig())
     assert (bad.id, bad.reason) == ("lacking", "more units than frames")
-    assert len(too_dense({"train": [enough, lacking]}, units, data(), fastest_speed=1.1)) == 2
+    assert len(too_dense({"train": [enough, lacking]}, units, FeatureConfig(), fastest_speed=1.1)) == 2
 
 
 def test_speakers_of_training_who_are_heard_elsewhere_are_a_warning() -> None:

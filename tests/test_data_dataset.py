@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from student.config import AugmentationConfig, FeatureConfig
-from student.data.dataset import SpeechDataset, fits_ctc, load_batches, read_audio
+from student.data.dataset import SpeechDataset, load_batches, read_audio
 from student.data.manifest import Utterance
 from student.errors import StudentError
+from student.frames import encoder_frames, fits_ctc
 from student.loss.losses import ctc_loss
-from student.model.features import frames_after_subsampling
 
 TEXTS = ["sea", "a ship sails", "night falls", "the horse"]
 SPEEDS = AugmentationConfig(speed_factors=(0.9, 1.0, 1.1))
@@ -154,7 +154,7 @@ def test_workers_give_the_same_batches_in_the_same_order_and_one_line_of_error(t
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=12), st.integers(0, 14))
 def test_ctc_has_a_path_exactly_where_an_utterance_fits(units: list[int], hundredths: int) -> None:
     seconds, config = 0.045 * hundredths, FeatureConfig()
-    frames = frames_after_subsampling(int(seconds * SAMPLE_RATE_HZ), config)
+    frames = encoder_frames(seconds, config)
     if frames == 0:
         assert not fits_ctc(units, seconds, config)
         return
@@ -167,4 +167,4 @@ def test_ctc_has_a_path_exactly_where_an_utterance_fits(units: list[int], hundre
 def test_a_faster_speed_leaves_fewer_frames() -> None:
     units = [1, 2] * 6
     seconds = next(s / 100 for s in range(200) if fits_ctc(units, s / 100, FeatureConfig()))
-    assert not fits_ctc(units, seconds, FeatureConfig(), fastest=1.2)
+    assert not fits_ctc(units, seconds, FeatureConfig(), speed=1.2)

@@ -90,7 +90,7 @@ def test_a_second_run_writes_the_same_bytes_whatever_the_processes(corpus: Path,
 def test_an_equal_corpus_is_reused_and_another_refused(corpus: Path) -> None:
     before = files_of(corpus)
     made = make_corpus(CONFIG, corpus)
-    assert made.is_reused and "reused" in made.told()
+    assert made.is_reused and "reused" in made.describe()
     with pytest.raises(PipelineError, match=r"config\.seed: 1 -> 2"):
         make_corpus(DemoCorpusConfig(seed=2), corpus)
     assert files_of(corpus) == before

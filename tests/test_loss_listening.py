@@ -16,6 +16,7 @@ from student.data.dataset import load_batches
 from student.data.training_data import TrainingData, load_training_data
 from student.loss.objective import attended_frames, compute_objective, run_model
 from student.model.features import LogMel
+from student.training.report import deafness_warning
 
 
 def aligned(settings: StudentConfig = TINY, **decoder: Any) -> tuple[StudentConfig, TrainingBatch]:
@@ -151,6 +152,14 @@ def test_a_token_s_units_spell_its_word(data_of: Any) -> None:
         assert spelled == utterance.text.split()
         ends = batch.unit_spans[row, : int(batch.token_lengths[row]) + 1]
         assert torch.equal(ends[-1], ends[-2])
+
+
+def test_a_deaf_decoder_is_told_with_the_settings_to_change_and_a_listening_one_is_not() -> None:
+    deaf = {"accuracy_final": 0.0886, "accuracy_deaf_final": 0.0884}
+    assert "8.9% with the utterance's own audio and 8.8% with another's" in deafness_warning(deaf)
+    assert "decoder.history" in deafness_warning(deaf) and "\n" not in deafness_warning(deaf)
+    assert deafness_warning({"accuracy_final": 0.1505, "accuracy_deaf_final": 0.106}) == ""
+    assert deafness_warning({"wer": 0.5}) == ""
 
 
 def test_before_its_step_attention_is_free(data_of: Any) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_model import tiny_student
 
-from student.config import ConformerConfig, DecoderConfig, StudentConfig
+from student.config import StudentConfig
 from student.data.batch import DecoderBatch, TeacherBatch, TrainingBatch
 from student.errors import StudentError
 from student.loss.losses import ctc_loss, distillation_loss, smoothed_cross_entropy
@@ -17,19 +18,7 @@ from student.loss.objective import Objective, combine, compute_objective, object
 from student.model.student_model import Bert2CTC
 
 NUM_UNITS, NUM_PIECES, EOS = 8, 10, 0
-TINY = StudentConfig(
-    conformer=ConformerConfig(
-        num_layers=4,
-        model_dim=16,
-        num_heads=2,
-        feed_forward_dim=32,
-        conv_kernel_frames=5,
-        subsampling_channels=4,
-        dropout=0.0,
-        taps=(1, 3),
-    ),
-    decoder=DecoderConfig(num_layers=1, num_heads=2, feed_forward_dim=32, dropout=0.0),
-)
+TINY = tiny_student(num_layers=4, taps=(1, 3))
 ALIGNED: dict[str, Any] = dict(branch="alignment")
 EVERY_TERM = {
     f"{kind}_{place}" for kind in ("ce", "kd") for place in ("tap1", "tap3", "final")

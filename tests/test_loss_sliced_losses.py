@@ -92,14 +92,14 @@ def test_no_tensor_over_the_pieces_exceeds_the_budget(megabytes: float, rows: in
         places = piece_rows(batch)
         losses = piece_losses(scores, places, objective, megabytes)
         torch.stack(list(losses.values())).sum().backward()
-        best_pieces(scores.at(places.places), megabytes)
+        best_pieces(scores.at(places.positions), megabytes)
     assert largest.elements == max(rows, WIDTH) * PIECES  # or the weights, which are there anyway
 
 
 def test_padding_is_never_projected() -> None:
     scores, batch = scores_of(torch.float32), batch_of()
     rows = piece_rows(batch)
-    assert len(rows.places) == int((LENGTHS + 1).sum()) and int(rows.is_token.sum()) == int(LENGTHS.sum())
+    assert len(rows.positions) == int((LENGTHS + 1).sum()) and int(rows.is_token.sum()) == int(LENGTHS.sum())
     wild = scores.states.detach().clone()
     wild[torch.arange(TOKENS + 1) > LENGTHS.unsqueeze(1)] = torch.nan
     losses = piece_losses(scores._replace(states=wild), rows, ObjectiveConfig(), PLENTY)
@@ -116,6 +116,6 @@ def test_a_loss_appears_where_it_is_weighed_and_taught() -> None:
 
 def test_the_likeliest_piece_is_found_slice_by_slice() -> None:
     scores = scores_of()
-    places = piece_rows(batch_of()).places
+    places = piece_rows(batch_of()).positions
     expected = scores.logits().argmax(-1).flatten()[places]
     assert torch.equal(best_pieces(scores.at(places), THREE_ROWS), expected)

@@ -6,24 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_model import tiny_conformer
 from torch import nn
 
 from student.config import ConformerConfig
 from student.errors import StudentError
+from student.frames import frames_after_convolutions
 from student.model.attention import attend, rotate, rotation
-from student.model.conformer import Conformer, frames_after_convolutions
+from student.model.conformer import Conformer
 from student.model.dropout import Dropout
 
-TINY = ConformerConfig(
-    num_layers=3,
-    model_dim=16,
-    num_heads=2,
-    feed_forward_dim=32,
-    conv_kernel_frames=5,
-    subsampling_channels=4,
-    dropout=0.0,
-    taps=(1, 2),
-)
+TINY = tiny_conformer(num_layers=3, taps=(1, 2))
 BINS = 20
 
 

@@ -8,13 +8,13 @@ import torch
 from student.config import AugmentationConfig, ConformerConfig, FeatureConfig
 from student.data.augmentation import (
     change_speed,
-    samples_at_speed,
     spec_augment,
     speed_factor,
     utterance_generator,
 )
+from student.frames import frames_after_subsampling, frames_of, samples_at_speed
 from student.model.conformer import Subsampling
-from student.model.features import LogMel, frames_after_subsampling, frames_of
+from student.model.features import LogMel
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_frame_ends_with_its_window(log_mel: LogMel) -> None:
 @pytest.mark.parametrize("num_samples", [0, 399, 400, 559, 560, 1_359, 1_360, 16_000, 16_001, 47_999])
 def test_frame_counts_are_those_of_the_tensors(log_mel: LogMel, num_samples: int) -> None:
     features, lengths = log_mel(noise(max(num_samples, 1))[None], torch.tensor([num_samples]))
-    assert lengths[0] == frames_of(torch.tensor(num_samples)) <= features.shape[1]
+    assert lengths[0] == frames_of(num_samples) <= features.shape[1]
     if num_samples >= 400:
         assert lengths[0] == features.shape[1]
     if features.shape[1] >= 7:

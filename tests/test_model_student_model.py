@@ -6,24 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_model import tiny_student
 
-from student.config import ConformerConfig, DecoderConfig, StudentConfig
+from student.config import StudentConfig
 from student.errors import StudentError
-from student.model.student_model import Bert2CTC
+from student.model.student_model import Bert2CTC, inference_state
 
-TINY = StudentConfig(
-    conformer=ConformerConfig(
-        num_layers=3,
-        model_dim=16,
-        num_heads=2,
-        feed_forward_dim=32,
-        conv_kernel_frames=5,
-        subsampling_channels=4,
-        dropout=0.1,
-        taps=(1, 2),
-    ),
-    decoder=DecoderConfig(num_layers=1, num_heads=2, feed_forward_dim=32, dropout=0.1),
-)
+TINY = tiny_student(num_layers=3, taps=(1, 2), dropout=0.1)
 CONDITIONED = replace(TINY, conformer=replace(TINY.conformer, self_conditioning=True))
 
 
@@ -46,16 +35,21 @@ def test_decoders_never_change_what_the_encoder_says() -> None:
         assert torch.equal(with_decoders.ctc_logits[layer], without.ctc_logits[layer])
 
 
+def without_decoders(model: Bert2CTC) -> Bert2CTC:
+    kept = Bert2CTC(model.config, model.num_units, None)
+    kept.load_state_dict(inference_state(model.state_dict()))
+    return kept
+
+
 @pytest.mark.parametrize("config", [TINY, CONDITIONED], ids=["plain", "conditioned"])
-def test_for_inference_keeps_the_output_and_none_of_the_decoders(config: StudentConfig) -> None:
+def test_the_inference_state_keeps_the_output_and_none_of_the_decoders(config: StudentConfig) -> None:
     model = model_of(config)
     model.features.mean += 1.5
-    kept = model.for_inference()
+    kept = without_decoders(model)
     assert not [name for name in kept.state_dict() if name.startswith("decoders")]
     assert {name for name in model.state_dict() if not name.startswith("decoders")} == set(kept.state_dict())
-    assert not kept.training and model.training
     waveforms, lengths = 0.1 * torch.randn(2, 9_000), torch.tensor([9_000, 7_000])
-    model.eval()
+    model.eval(), kept.eval()
     expected, actual = (m(*m.features(waveforms, lengths)).ctc_logits for m in (model, kept))
     assert all(torch.equal(expected[layer], actual[layer]) for layer in expected)
     kept.ctc_head.weight.data.zero_()  # a copy: the training goes on
@@ -64,7 +58,7 @@ def test_for_inference_keeps_the_output_and_none_of_the_decoders(config: Student
 
 def test_a_model_without_decoders_refuses_pieces() -> None:
     with pytest.raises(StudentError, match="no decoders"):
-        model_of().for_inference()(*batch())
+        without_decoders(model_of())(*batch())
 
 
 def test_a_shared_decoder_run_once_over_stacked_taps_equals_one_run_per_tap() -> None:

@@ -30,5 +30,6 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
         plot_mass(QUALITY, "a", tmp_path / "mass.txt")
     with pytest.raises(CacheError, match="holds no mass at K"):
         plot_mass({"rows": 1}, "a", tmp_path / "mass.png")
+    (tmp_path / "a file").touch()
     with pytest.raises(CacheError, match="cannot write"):
-        plot_mass(QUALITY, "a", tmp_path / "nowhere" / "mass.png")
+        plot_mass(QUALITY, "a", tmp_path / "a file" / "mass.png")

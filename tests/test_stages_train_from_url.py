@@ -151,7 +151,7 @@ def test_a_run_is_held_to_its_cache_before_another_one_is_fetched(
     done = train(folder, tmp_path / "run", tmp_path / "caches", f"file://{tmp_path}/elsewhere")
     assert done.exit_code == 1
     told = done.stderr.splitlines()[-1]
-    assert f"began with cache {cache.name}, and file://{tmp_path}/elsewhere holds {other.name}" in told
+    assert f"began with cache {cache.name}, not {other.name} of file://{tmp_path}/elsewhere;" in told
     assert not (tmp_path / "caches").exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 from synthetic_cache import SyntheticTeacher, passages_named, plan_of
 
 from student.errors import StudentError
-from student.training.run_cache import CACHE_NAME, hold_to_cache
+from student.training.run_cache import CACHE_NAME, note_cache, require_same_cache
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store.manifest import Manifest, Recipe
@@ -64,15 +64,17 @@ def test_an_origin_comes_back_from_json_as_equal_words() -> None:
 
 def test_a_run_is_held_to_the_cache_it_began_with(tmp_path: Path) -> None:
     began, other = manifest(), manifest(replace(CONFIG, masking="whole_word"), passages=6)
-    hold_to_cache(tmp_path, began, begins=True)
-    hold_to_cache(tmp_path, began, begins=False)
+    note_cache(tmp_path, began)
+    require_same_cache(tmp_path, began.fingerprint, began.fingerprint, began)
     with pytest.raises(
         StudentError, match=r"text 5 passages .*, now 6 .*; masking token, now whole_word"
     ) as told:
-        hold_to_cache(tmp_path, other, begins=False)
+        require_same_cache(tmp_path, began.fingerprint, other.fingerprint, other)
     assert "\n" not in str(told.value)
     assert began.fingerprint in str(told.value) and other.fingerprint in str(told.value)
     assert json.loads((tmp_path / CACHE_NAME).read_text())["fingerprint"] == began.fingerprint
     older = tmp_path / "a run without a note"
-    hold_to_cache(older, other, begins=False)
+    require_same_cache(older, other.fingerprint, other.fingerprint, other)
+    with pytest.raises(StudentError, match=f"began with cache {began.fingerprint}, not none; name that one"):
+        require_same_cache(older, began.fingerprint, "")
     assert not older.exists()  # the checkpoint's fingerprint decides there

@@ -34,7 +34,7 @@ class AudioFacts:
 
 
 def check_audio(path: Path) -> AudioFacts:
-    """The facts of one file after decoding every sample; faults are told, never raised.
+    """The facts of one file after decoding every sample; faults are returned, never raised.
 
     Faults: "missing audio", "undecodable audio" (with libsndfile's words, or samples that are not
     finite) and "truncated audio" (fewer samples than its header or its stream's end promises).

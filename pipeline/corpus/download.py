@@ -1,4 +1,4 @@
-"""LibriSpeech below the data root: fetched, verified, extracted beside its place, renamed when whole."""
+"""LibriSpeech below the data root: fetched, verified, extracted aside, renamed when whole."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from pipeline.corpus.http import Patience, fetch, has_checksum
 from pipeline.corpus.openslr import OPENSLR_URL, TABLE, Archive
 from pipeline.corpus.read import AUDIO_SUFFIXES
 from pipeline.errors import PipelineError
+from teacher_cache.common.files import flush_folder, publish_folder
 from teacher_cache.common.progress import progress
+from teacher_cache.common.sizes import MEGABYTE, megabytes
 
 CORPUS_FOLDER = "LibriSpeech"  # the archives' own top folder
 TEXT_FOLDER = "text"
-_MEGABYTE = 1_000_000
-_SPARE_BYTES = 100 * _MEGABYTE  # a file system that is filled to the last byte serves nobody
+_SPARE_BYTES = 100 * MEGABYTE  # a file system that is filled to the last byte serves nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,10 @@ def _put_in_place(name: str, partial: BinaryIO, data_root: Path, archive: Archiv
     target = _target(name, data_root, archive)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not archive.is_unpacked:
+        partial.flush()
+        os.fsync(partial.fileno())
         os.replace(partial.name, target)
+        flush_folder(target.parent)
         return
     extracting = data_root / f".extracting-{name}"
     shutil.rmtree(extracting, ignore_errors=True)  # a killed process left it; the archive's lock is ours
@@ -131,7 +135,7 @@ def _put_in_place(name: str, partial: BinaryIO, data_root: Path, archive: Archiv
         for extra in (extracting / CORPUS_FOLDER).iterdir():
             if extra.is_file() and not (target.parent / extra.name).exists():
                 os.replace(extra, target.parent / extra.name)  # README, LICENSE, SPEAKERS, ...
-        os.rename(extracting / CORPUS_FOLDER / name, target)
+        publish_folder(extracting / CORPUS_FOLDER / name, target)
     finally:
         shutil.rmtree(extracting, ignore_errors=True)
     Path(partial.name).unlink()
@@ -147,13 +151,13 @@ def _extract(partial: BinaryIO, folder: Path, archive: Archive) -> None:
     try:
         with (
             tarfile.open(fileobj=partial, mode="r:gz") as tar,
-            progress(f"extracting {archive.file}", total=size / _MEGABYTE, unit="MB") as advance,
+            progress(f"extracting {archive.file}", total=size / MEGABYTE, unit="MB") as advance,
         ):
             for member in tar:
                 if not (member.isfile() or member.isdir()):
                     raise PipelineError(f"{archive.file}: refused, {member.name!r} is no file or folder")
                 tar.extract(member, folder, filter="data")
-                advance((partial.tell() - read) / _MEGABYTE)
+                advance((partial.tell() - read) / MEGABYTE)
                 read = partial.tell()
     except tarfile.FilterError as error:
         raise PipelineError(f"{archive.file}: refused, {error}") from None
@@ -162,7 +166,7 @@ def _extract(partial: BinaryIO, folder: Path, archive: Archive) -> None:
 
 
 def _is_whole(name: str, data_root: Path, archive: Archive) -> bool:
-    """True where the result lies in place; a folder with too few utterances is never taken for whole."""
+    """True where the whole result is there; a folder with too few utterances is never taken for whole."""
     target = _target(name, data_root, archive)
     if not target.exists():
         return False
@@ -218,4 +222,4 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else megabytes(num_bytes)

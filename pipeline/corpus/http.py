@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 from pipeline.errors import PipelineError
 from teacher_cache.common.progress import Advance, progress
+from teacher_cache.common.sizes import MEGABYTE, megabytes
 
 _BLOCK_BYTES = 1 << 18
-_MEGABYTE = 1_000_000
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # no retry mends them
 
 
@@ -43,9 +43,9 @@ def fetch(url: str, partial: BinaryIO, expected_bytes: int, patience: Patience) 
     have = partial.seek(0, 2)
     failures = 0
     with progress(
-        f"fetching {url.rpartition('/')[2]}", total=expected_bytes / _MEGABYTE, unit="MB"
+        f"fetching {url.rpartition('/')[2]}", total=expected_bytes / MEGABYTE, unit="MB"
     ) as advance:
-        advance(have / _MEGABYTE)
+        advance(have / MEGABYTE)
         while True:
             try:
                 if _append(url, partial, advance, patience.timeout_seconds):
@@ -65,7 +65,7 @@ def fetch(url: str, partial: BinaryIO, expected_bytes: int, patience: Patience) 
             have = now
             if failures >= patience.tries:
                 raise PipelineError(
-                    f"{url}: {reason}, {failures} times in a row; {have / _MEGABYTE:,.1f} MB are kept, run "
+                    f"{url}: {reason}, {failures} times in a row; {megabytes(have)} are kept, run "
                     "the same command again to go on"
                 )
             time.sleep(patience.first_pause_seconds * 2**failures)
@@ -77,10 +77,10 @@ def has_checksum(partial: BinaryIO, checksum: str) -> bool:
     digest = hashlib.new(kind)
     total = partial.seek(0, 2)
     partial.seek(0)
-    with progress("verifying", total=total / _MEGABYTE, unit="MB") as advance:
+    with progress("verifying", total=total / MEGABYTE, unit="MB") as advance:
         while block := partial.read(_BLOCK_BYTES):
             digest.update(block)
-            advance(len(block) / _MEGABYTE)
+            advance(len(block) / MEGABYTE)
     return digest.hexdigest() == expected
 
 
@@ -98,17 +98,19 @@ def _append(url: str, partial: BinaryIO, advance: Advance, timeout_seconds: floa
             return _after_the_end(error, partial, have, advance)
         raise
     with response:
-        total = _place(response, partial, have, advance)
+        total = _seek_to(response, partial, have, advance)
         while block := response.read(_BLOCK_BYTES):
             partial.write(block)
-            advance(len(block) / _MEGABYTE)
+            advance(len(block) / MEGABYTE)
         partial.flush()
-    # A server that told no length leaves the judgement to the checksum.
+    # A server that gave no length leaves the judgement to the checksum.
     return total is None or partial.tell() == total
 
 
-def _place(response: http.client.HTTPResponse, partial: BinaryIO, have: int, advance: Advance) -> int | None:
-    """Put the file where the answer's first byte belongs; the whole file's length, where it is told."""
+def _seek_to(
+    response: http.client.HTTPResponse, partial: BinaryIO, have: int, advance: Advance
+) -> int | None:
+    """Put the file where the answer's first byte belongs; the whole file's length, where it is given."""
     length = response.headers.get("Content-Length")
     if response.status == 206:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
@@ -131,4 +133,4 @@ def _after_the_end(error: urllib.error.HTTPError, partial: BinaryIO, have: int, 
 def _start_over(partial: BinaryIO, have: int, advance: Advance) -> None:
     partial.seek(0)
     partial.truncate()
-    advance(-have / _MEGABYTE)
+    advance(-have / MEGABYTE)

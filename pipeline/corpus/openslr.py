@@ -13,7 +13,7 @@ _UNPACKED_FACTOR = 1.04
 class Archive:
     """One file to fetch.
 
-    folder : below OPENSLR_URL     num_bytes : of the file; is_exact_size False where it is approximate
+    folder : below OPENSLR_URL     num_bytes : of the file, approximate for LM_TEXT
     checksum : "<hashlib name>:<hex>"     utterances : that a whole subset holds; 0 for a single file
     """
 
@@ -22,7 +22,6 @@ class Archive:
     num_bytes: int
     checksum: str
     utterances: int = 0
-    is_exact_size: bool = True
 
     @property
     def is_unpacked(self) -> bool:
@@ -94,6 +93,5 @@ LM_TEXT_ARCHIVE = Archive(
     "11",
     1_507_000_000,
     "md5:c83c64c726a1aedfe65f80aa311de402",
-    is_exact_size=False,
 )
 TABLE = {**SUBSETS, LM_TEXT: LM_TEXT_ARCHIVE}

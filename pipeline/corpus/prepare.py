@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
-from pipeline.corpus.read import BadItem, CorpusPlace, RawUtterance, read_split
+from pipeline.corpus.read import BadItem, CorpusLocation, RawUtterance, read_split
 from pipeline.corpus.validation import (
     RawSplits,
     Splits,
@@ -26,11 +25,12 @@ from pipeline.corpus.validation import (
 from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
 from pipeline.run_record import provenance
+from student.config import FeatureConfig
 from student.data.manifest import Utterance, write_manifest
 from student.data.units import Units, train_units
 from student.errors import StudentError
 from teacher_cache.common.differences import differences, listed, phrases
-from teacher_cache.common.files import write_json
+from teacher_cache.common.files import publish_folder, write_json
 
 RECORD_NAME = "prepare.json"
 LEFT_OUT_NAME = "left_out.tsv"
@@ -82,11 +82,11 @@ def prepare(
 
 
 def _read(config: ExperimentConfig, data_root: Path) -> tuple[dict[str, list[RawUtterance]], list[BadItem]]:
-    place = CorpusPlace(data_root, config.data.corpus, config.folder)
+    location = CorpusLocation(data_root, config.data.corpus, config.folder)
     raw: dict[str, list[RawUtterance]] = {}
     bad: list[BadItem] = []
     for name, split in config.data.splits.items():
-        raw[name], unreadable = read_split(name, split, place)
+        raw[name], unreadable = read_split(name, split, location)
         bad += unreadable
     return raw, bad
 
@@ -135,7 +135,7 @@ def _with_units(
     """The units, and the utterances that CTC can align with them; the others join `bad`.
 
     No units (None) where the training text, or what is left of it, cannot yield them, and the bad
-    items are going to be told anyway.
+    items are going to be reported anyway.
     """
     data = config.data
     texts = [utterance.text for utterance in good["train"]]
@@ -145,7 +145,7 @@ def _with_units(
         if bad and not leave_out_bad:
             return good, None
         raise
-    impossible = too_dense(good, units, data)
+    impossible = too_dense(good, units, FeatureConfig(sample_rate_hz=data.sample_rate_hz))
     bad += impossible
     dropped = {(item.split, item.id) for item in impossible}
     kept = {
@@ -183,19 +183,20 @@ def _write(
         "splits": {name: _summary(utterances, left_out[name]) for name, utterances in good.items()},
         "num_units": units.size - 1,
         "left_out": dict(Counter(item.reason for item in bad)),
-        "warnings": [*shared_speakers(good), *_hurried(config, good["train"], units)],
+        "warnings": [*shared_speakers(good), *_too_dense_at_speed(config, good["train"], units)],
     }
 
 
-def _hurried(config: ExperimentConfig, training: Sequence[Utterance], units: Units) -> list[str]:
-    """A warning where training's fastest speed leaves too few frames; such an utterance is still good."""
-    speed = max(config.student.augmentation.speed_factors)
-    hurried = too_dense({"train": training}, units, config.data, speed) if speed > 1 else []
-    if not hurried:
+def _too_dense_at_speed(config: ExperimentConfig, training: Sequence[Utterance], units: Units) -> list[str]:
+    """A warning where this config's features and fastest speed leave too few frames for a good utterance."""
+    student = config.student
+    speed = max(student.augmentation.speed_factors)
+    found = too_dense({"train": training}, units, student.features, speed)
+    if not found:
         return []
     return [
-        f"{len(hurried)} training utterances hold more units than frames at speed {speed:g}, the fastest "
-        f"of this config (first: {hurried[0].id}); training skips and counts them"
+        f"{len(found)} training utterances hold more units than frames at speed {speed:g}, the fastest "
+        f"of this config (first: {found[0].id}); training skips and counts them"
     ]
 
 
@@ -211,7 +212,7 @@ def _summary(utterances: Sequence[Utterance], left_out: int) -> dict[str, Any]:
 
 def _publish(building: Path, output_dir: Path) -> None:
     try:
-        os.rename(building, output_dir)
+        publish_folder(building, output_dir)
     except OSError as error:
         raise PipelineError(
             f"{output_dir}: cannot be put in place ({error.strerror}); another process may have prepared it "

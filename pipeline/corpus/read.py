@@ -46,7 +46,7 @@ class BadItem:
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusPlace:
+class CorpusLocation:
     """Where things lie: the data root, the corpus as a folder below it, and the folder of id lists."""
 
     data_root: Path
@@ -59,25 +59,27 @@ class CorpusPlace:
         return self.data_root / self.corpus
 
 
-def read_split(name: str, split: SplitConfig, place: CorpusPlace) -> tuple[list[RawUtterance], list[BadItem]]:
+def read_split(
+    name: str, split: SplitConfig, location: CorpusLocation
+) -> tuple[list[RawUtterance], list[BadItem]]:
     """The entries of one split in a fixed order, and the items that could not be read at all.
 
     Nothing is opened but transcripts and manifests. Raises PipelineError where a folder, list or
     manifest is absent, or where the split is empty.
     """
     if split.manifest:
-        entries, bad = read_corpus_manifest(name, place.data_root / split.manifest, place.data_root)
+        entries, bad = read_corpus_manifest(name, location.data_root / split.manifest, location.data_root)
     elif split.ids:
-        entries, bad = _read_ids(name, split, place)
+        entries, bad = _read_ids(name, split, location)
     else:
         entries, bad = [], []
         for folder in split.folders:
-            for chapter in _chapters(_existing(place.corpus_folder / folder)):
-                found, missing = _read_chapter(name, chapter, place.data_root)
+            for chapter in _chapters(_existing(location.corpus_folder / folder)):
+                found, missing = _read_chapter(name, chapter, location.data_root)
                 entries += found
                 bad += missing
     if not entries and not bad:
-        source = split.manifest or split.ids or f"{', '.join(split.folders)} below {place.corpus_folder}"
+        source = split.manifest or split.ids or f"{', '.join(split.folders)} below {location.corpus_folder}"
         raise PipelineError(
             f"split {name}: no utterance in {source}; expected <speaker>/<chapter>/*.trans.txt, or ids, "
             "or JSON lines"
@@ -117,8 +119,8 @@ def _read_chapter(split: str, chapter: Path, data_root: Path) -> tuple[list[RawU
                 position=int(number) if number.isascii() and number.isdigit() else len(entries),
             )
         )
-    untold = sorted(audio.keys() - {entry.id for entry in entries})
-    return entries, [BadItem(split, stem, "no transcript", audio[stem]) for stem in untold]
+    unwritten = sorted(audio.keys() - {entry.id for entry in entries})
+    return entries, [BadItem(split, stem, "no transcript", audio[stem]) for stem in unwritten]
 
 
 def _transcripts(chapter: Path) -> Iterator[tuple[str, str]]:
@@ -140,14 +142,16 @@ def _audio_by_stem(chapter: Path) -> dict[str, str]:
     return {stem: name for stem, (_, name) in found.items()}
 
 
-def _read_ids(name: str, split: SplitConfig, place: CorpusPlace) -> tuple[list[RawUtterance], list[BadItem]]:
+def _read_ids(
+    name: str, split: SplitConfig, location: CorpusLocation
+) -> tuple[list[RawUtterance], list[BadItem]]:
     """The listed utterances, in the list's order."""
-    wanted = _read_id_list(place.config_folder / split.ids)
-    corpus = _existing(place.corpus_folder)
+    wanted = _read_id_list(location.config_folder / split.ids)
+    corpus = _existing(location.corpus_folder)
     folders = [_existing(corpus / folder) for folder in split.folders] or [
         folder for folder in sorted(corpus.iterdir()) if folder.is_dir()
     ]
-    available = _find(wanted, folders, name, place.data_root)
+    available = _find(wanted, folders, name, location.data_root)
     entries = [available[wanted_id] for wanted_id in wanted if wanted_id in available]
     missing = [BadItem(name, one, "id not found") for one in wanted if one not in available]
     return entries, missing  # an id listed twice is found twice: validation reports it as a duplicate
@@ -163,9 +167,9 @@ def _read_id_list(path: Path) -> list[str]:
 def _find(wanted: Iterable[str], folders: list[Path], name: str, data_root: Path) -> dict[str, RawUtterance]:
     """The wanted ids by id; an id in two folders is ambiguous, which only the user can settle."""
     wanted_ids = set(wanted)
-    places = sorted({tuple(one.split("-")[:2]) for one in wanted_ids if one.count("-") >= 2})
+    chapters = sorted({tuple(one.split("-")[:2]) for one in wanted_ids if one.count("-") >= 2})
     found: dict[str, RawUtterance] = {}
-    for speaker, chapter in places:
+    for speaker, chapter in chapters:
         for folder in folders:
             if not (folder / speaker / chapter).is_dir():
                 continue
@@ -187,7 +191,7 @@ def read_corpus_manifest(
     """The entries of a JSONL manifest in file order, and its unusable lines.
 
     Keys: audio, text; optional id (else the audio file's stem), speaker, seconds, chapter, position
-    (else the line's place). Audio lies relative to the manifest's folder or to the data root.
+    (else the line's index). Audio lies relative to the manifest's folder or to the data root.
     Raises PipelineError where there is no such file.
     """
     if not manifest.is_file():

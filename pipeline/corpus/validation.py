@@ -14,8 +14,10 @@ from pipeline.config import DataConfig
 from pipeline.corpus.audio_check import AudioFacts, check_audio, silent_decoders
 from pipeline.corpus.read import BadItem, RawUtterance
 from pipeline.normaliser import UnspeakableText, normalise
+from student.config import FeatureConfig
 from student.data.manifest import Utterance
 from student.data.units import Units
+from student.frames import encoder_frames, fits_ctc, frames_needed
 from teacher_cache.common.files import write_whole
 from teacher_cache.common.progress import progress
 
@@ -59,36 +61,31 @@ def validate(splits: RawSplits, data: DataConfig, data_root: Path, workers: int 
     return ValidatedSplits(good, bad)
 
 
-def too_dense(splits: Splits, units: Units, data: DataConfig, fastest_speed: float = 1.0) -> list[BadItem]:
-    """Utterances whose units and repeats outnumber their encoder frames at the fastest speed.
-
-    CTC gives such an utterance no probability at all (Graves et al. 2006, section 3.1).
-    """
-    from student.config import FeatureConfig
-    from student.model.features import frames_after_subsampling  # PyTorch loads only when this runs
-
-    features = FeatureConfig(sample_rate_hz=data.sample_rate_hz)
+def too_dense(
+    splits: Splits, units: Units, features: FeatureConfig, fastest_speed: float = 1.0
+) -> list[BadItem]:
+    """Utterances whose units and repeats outnumber their encoder frames at the fastest speed."""
     bad = []
     for name, utterances in splits.items():
         for utterance in utterances:
-            num_samples = int(utterance.seconds * data.sample_rate_hz / fastest_speed)
-            frames = frames_after_subsampling(num_samples, features)
-            needed = units.min_frames(utterance.text)
-            if needed > frames:
+            unit_ids = units.encode(utterance.text)
+            if not fits_ctc(unit_ids, utterance.seconds, features, fastest_speed):
+                needed = frames_needed(unit_ids)
+                frames = encoder_frames(utterance.seconds, features, fastest_speed)
                 detail = f"{needed} units and repeats, {frames} frames of 40 ms at speed {fastest_speed:g}"
                 bad.append(BadItem(name, utterance.id, "more units than frames", detail))
     return bad
 
 
 def shared_speakers(splits: Splits) -> list[str]:
-    """A warning line for every split whose speakers are also heard in training."""
+    """A warning line for every split whose speakers also speak in training."""
     speakers = {name: {one.speaker for one in utterances} - {""} for name, utterances in splits.items()}
     lines = []
-    for name, heard in speakers.items():
-        shared = sorted(heard & speakers["train"])
+    for name, own in speakers.items():
+        shared = sorted(own & speakers["train"])
         if name != "train" and shared:
             lines.append(
-                f"{name} shares {len(shared)} of its {len(heard)} speakers with train "
+                f"{name} shares {len(shared)} of its {len(own)} speakers with train "
                 f"({', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''}): its error rate will flatter"
             )
     return lines

@@ -25,7 +25,7 @@ from pipeline.demo.plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_cor
 from pipeline.demo.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
 from pipeline.errors import PipelineError
 from teacher_cache.common.differences import differences, listed, phrases
-from teacher_cache.common.files import write_json
+from teacher_cache.common.files import publish_folder, write_json, write_whole
 from teacher_cache.common.progress import Advance, progress
 
 CORPUS_VERSION = 1  # raised whenever the same config would give another corpus
@@ -44,7 +44,7 @@ class MadeCorpus:
     is_reused: bool
     summary: dict[str, Any]
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The corpus in one line."""
         parts = [
             f"{split} {self.summary['utterances'][split]:,} in {self.summary['seconds'][split] / 60:.1f} min"
@@ -60,7 +60,7 @@ class MadeCorpus:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What came of one speaker; `dropped` sites are told apart by ear and were not written."""
+    """What came of one speaker; `dropped` sites do not sound alike and were not written."""
 
     split: str
     samples: int
@@ -88,14 +88,14 @@ def make_corpus(config: DemoCorpusConfig, folder: Path, workers: int = 0) -> Mad
         partial.mkdir()
         summary = recipe | _write(partial, plan_corpus(config), config.seed, workers or _num_cores())
         write_json(partial / SUMMARY_FILE, summary)
-        os.rename(partial, folder)
+        publish_folder(partial, folder)
     return MadeCorpus(folder, False, summary)
 
 
 def speak(speaker: Speaker, folder: Path) -> Spoken:
-    """Write a speaker's FLAC files and transcript below `folder`, less the sites that an ear decides."""
-    place = folder / speaker.split / str(speaker.number) / str(speaker.chapter)
-    place.mkdir(parents=True)
+    """Write a speaker's FLAC files and transcript below `folder`, less the sites that do not sound alike."""
+    chapter = folder / speaker.split / str(speaker.number) / str(speaker.chapter)
+    chapter.mkdir(parents=True)
     synthesiser = _synthesiser()
     lines, sites, num_samples = [], [], 0
     for position, sentence in enumerate(speaker.sentences):
@@ -117,18 +117,18 @@ def speak(speaker: Speaker, folder: Path) -> Spoken:
                 )
             )
         samples = resample(spoken)
-        soundfile.write(place / f"{utterance_id}.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16")
+        soundfile.write(chapter / f"{utterance_id}.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16")
         lines.append(f"{utterance_id} {sentence.text.upper()}\n")
         num_samples += len(samples)
-    transcript = place / f"{speaker.number}-{speaker.chapter}.trans.txt"
-    transcript.write_text("".join(lines), encoding="utf-8")
+    transcript = chapter / f"{speaker.number}-{speaker.chapter}.trans.txt"
+    write_whole(transcript, "".join(lines))
     return Spoken(speaker.split, num_samples, len(lines), len(speaker.sentences) - len(lines), sites)
 
 
 def _write(partial: Path, plan: Plan, seed: int, workers: int) -> dict[str, Any]:
     """Write all but corpus.json; returns what that says beside the recipe."""
     texts = [sentence.text for sentence in plan.teacher_sentences]
-    (partial / TEACHER_FILE).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    write_whole(partial / TEACHER_FILE, "".join(f"{text}\n" for text in texts))
     spoken = _speak_all(plan.speakers, partial, workers)
     sites = [site for part in spoken for site in part.sites]
     write_sites(partial / SITES_FILE, sites)

@@ -47,7 +47,7 @@ CUES = {
 FILLERS = "table river music winter silver doctor kettle button".split()
 
 # Two frames with the cue before the slot, two with the cue behind it, always three words apart: a small
-# masked language model finds fixed places several times sooner. Each frame gives 640 sentences or more for
+# masked language model finds fixed positions several times sooner. Each frame gives 640 sentences or more for
 # a cue and a word, so that none runs out.
 FRAMES = (
     "the CUE SUBJECT VERB SLOT ADVERB",

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.demo.grammar import KINDS
 from pipeline.errors import PipelineError
+from teacher_cache.common.files import write_whole
 
 SITES_FILE = "sites.jsonl"
 BATCH_SENTENCES = 128
@@ -21,7 +22,7 @@ BATCH_SENTENCES = 128
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place in an utterance that sounds the same with either spelling.
+    """A word of an utterance that sounds the same in either spelling.
 
     id : utterance     word_index : 0-based among the words of its text     word, partner : the right and
     the wrong spelling     cue : the word that decides     kind : "seen" or "teacher_only"
@@ -66,7 +67,7 @@ ScoreWords = Callable[[Sequence[str], Sequence[int], Sequence[tuple[str, str]]],
 
 def write_sites(path: Path, sites: Sequence[Site]) -> None:
     """Write one JSON line per site."""
-    path.write_text("".join(json.dumps(asdict(site)) + "\n" for site in sites), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(asdict(site)) + "\n" for site in sites))
 
 
 def read_sites(corpus: Path, split: str) -> list[Site]:
@@ -194,8 +195,8 @@ def _word_at(index: int, chunks: Sequence[Any], hypothesis: Sequence[str]) -> st
     """The hypothesis word that is aligned with reference word `index`; None where it is deleted."""
     for chunk in chunks:
         if chunk.type != "insert" and chunk.ref_start_idx <= index < chunk.ref_end_idx:
-            place = chunk.hyp_start_idx + index - chunk.ref_start_idx
-            return None if chunk.type == "delete" else hypothesis[place]
+            position = chunk.hyp_start_idx + index - chunk.ref_start_idx
+            return None if chunk.type == "delete" else hypothesis[position]
     return None
 
 

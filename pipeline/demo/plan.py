@@ -95,12 +95,12 @@ def plan_corpus(config: DemoCorpusConfig) -> Plan:
     teacher = tuple(draw(pairing, is_site) for pairing, is_site in read)
     voices = _voices(config.seed)
     speakers = []
-    for place, split in enumerate(SPLITS, start=1):
+    for number, split in enumerate(SPLITS, start=1):
         draw.chooser.shuffle(sentences[split])
         count = config.speakers_of(split)
         for index in range(count):
             share = tuple(sentences[split][index::count])
-            speakers.append(Speaker(1000 * place + index, split, next(voices), share))
+            speakers.append(Speaker(1000 * number + index, split, next(voices), share))
     return Plan(tuple(speakers), teacher)
 
 
@@ -125,10 +125,10 @@ class _Drawer:
 def _sites(known: list[Pairing], count: int, draw: _Drawer) -> list[Sentence]:
     """Sentences with a homophone each: seen and teacher-only pairings in equal number, each in turn."""
     sentences = []
-    for place, kind in enumerate(KINDS):
+    for number, kind in enumerate(KINDS):
         of_kind = [pairing for pairing in known if pairing.kind == kind]
         draw.chooser.shuffle(of_kind)
-        wanted = (count + 1 - place) // 2
+        wanted = (count + 1 - number) // 2
         sentences += [draw(of_kind[index % len(of_kind)], True) for index in range(wanted)]
     return sentences
 
@@ -139,9 +139,9 @@ def _mixture(
     """Every pairing in turn, `site_fraction` of its turns a site, in random order."""
     turns = []
     for index in range(count):
-        turn, place = divmod(index, len(known))
+        turn, which = divmod(index, len(known))
         is_site = round((turn + 1) * site_fraction) > round(turn * site_fraction)
-        turns.append((known[place], is_site))
+        turns.append((known[which], is_site))
     draw.chooser.shuffle(turns)
     return turns
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.common.files import disk_faults_told, whole_file
 from teacher_cache.errors import CacheError
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -35,10 +36,8 @@ def plot_mass(quality: dict[str, Any], title: str, path: Path) -> None:
     axes.set_title(f"{title}: {quality['rows']:,} rows")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise CacheError(f"{path}: cannot write ({error.strerror}); name a writable folder") from error
+    with disk_faults_told(path), whole_file(path) as stream:
+        figure.savefig(stream, format=path.suffix.removeprefix("."))
 
 
 def _points(quality: dict[str, Any], name: str) -> list[tuple[int, float]]:

@@ -16,6 +16,7 @@ from pipeline.report.quality_plot import plot_mass
 from student.data.manifest import read_manifest
 from teacher_cache import store
 from teacher_cache.common.progress import progress
+from teacher_cache.common.sizes import MEGABYTE
 from teacher_cache.passages import passages_of
 
 _MASS_AT = ("1", "4", "8", "16", "32", "64")
@@ -64,7 +65,7 @@ def list_teacher_caches(roots: Roots) -> Report:
                 entry.manifest.teacher.name if entry.manifest else entry.fault,
                 f"{layout.num_rows:,}" if layout else "?",
                 f"{layout.top_k}" if layout else "?",
-                f"{entry.num_bytes / 1e6:,.1f}",
+                f"{entry.num_bytes / MEGABYTE:,.1f}",
             ]
         )
         found.append({"fingerprint": entry.fingerprint, "names": list(entry.names), "bytes": entry.num_bytes})
@@ -98,13 +99,13 @@ def verify_teacher_cache(
     started = time.monotonic()
     with progress("verifying", total=store.read_manifest(path).layout.num_shards, unit="shards") as advance:
         faults = verify_cache(path, progress=advance)
-    told = faults or [f"{path}: every row, table and receipt is as it was written"]
+    lines = faults or [f"{path}: every row, table and receipt is as it was written"]
     result: dict[str, Any] = {"path": str(path), "faults": faults}
     if recompute is not None and not faults:
         result["recomputed"], line = _recomputed(path, load_config(config_name, ()), roots, _share(recompute))
         result["faults"] = list(result["recomputed"]["faults"])
-        told = [*told, *result["faults"], line]
-    return Report(result | {"seconds": time.monotonic() - started}, told)
+        lines = [*lines, *result["faults"], line]
+    return Report(result | {"seconds": time.monotonic() - started}, lines)
 
 
 def _recomputed(
@@ -141,10 +142,10 @@ def remove_teacher_cache(fingerprint: str, roots: Roots) -> Report:
 def collect_cache_garbage(roots: Roots, delete: bool) -> Report:
     """Leftovers of dead builds, listed or deleted."""
     paths = [str(path) for path in store.collect_garbage(roots.cache, delete)]
-    told = [f"{'deleted' if delete else 'leftover'} {path}" for path in paths] or ["no leftovers"]
+    lines = [f"{'deleted' if delete else 'leftover'} {path}" for path in paths] or ["no leftovers"]
     if paths and not delete:
-        told.append("delete them with `bert2ctc cache gc --yes`")
-    return Report({"leftovers": paths, "deleted": delete}, told)
+        lines.append("delete them with `bert2ctc cache gc --yes`")
+    return Report({"leftovers": paths, "deleted": delete}, lines)
 
 
 def _facts(facts: dict[str, Any]) -> list[str]:

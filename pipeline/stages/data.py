@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config import ExperimentConfig, load_config
 from pipeline.console import Report, table
 from pipeline.corpus.download import download, plan_download
-from pipeline.corpus.read import CorpusPlace, read_split
+from pipeline.corpus.read import CorpusLocation, read_split
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots, prepared_folder
 
@@ -60,7 +60,7 @@ def make_demo_corpus(config: ExperimentConfig, roots: Roots) -> Report:
     made = make_corpus(config.demo_corpus, roots.data / config.data.corpus)
     seconds = time.monotonic() - started
     result = {**made.summary, "path": str(made.path), "is_reused": made.is_reused, "seconds": seconds}
-    return Report(result, [made.told()])
+    return Report(result, [made.describe()])
 
 
 def prepare_data(config: ExperimentConfig, roots: Roots, leave_out_bad: bool) -> Report:
@@ -92,8 +92,8 @@ def prepare_data(config: ExperimentConfig, roots: Roots, leave_out_bad: bool) ->
 
 def _is_complete(config: ExperimentConfig, data_root: Path) -> bool:
     """True where every split is read without a missing utterance, wherever it came from."""
-    place = CorpusPlace(data_root, config.data.corpus, config.folder)
+    location = CorpusLocation(data_root, config.data.corpus, config.folder)
     try:
-        return not any(read_split(name, split, place)[1] for name, split in config.data.splits.items())
+        return not any(read_split(name, split, location)[1] for name, split in config.data.splits.items())
     except PipelineError:
         return False

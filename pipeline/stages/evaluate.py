@@ -1,4 +1,4 @@
-"""The stages `bert2ctc evaluate` and `bert2ctc transcribe`: what a trained student hears."""
+"""The stages `bert2ctc evaluate` and `bert2ctc transcribe`: what a trained student recognises."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from pipeline.paths import Roots
 from pipeline.run_record import RECORD_NAME, read_record, state_of, with_defaults
 from student.training.run_folder import best_step, metrics, saved_steps
 from teacher_cache.common.differences import differences, phrases
+from teacher_cache.common.sizes import megabytes
 
 _DEPTH = 2  # a run, or a student of an experiment
 _SHOWN_FINGERPRINT = 12
@@ -93,7 +94,7 @@ def export_run(run_dir: Path, folder: Path, average_count: int = 0, average_of: 
     exported = export_model(run_dir, folder, average)
     done = "is there already, nothing to do" if exported.is_reused else "exported"
     lines = [
-        f"{folder}: {done}: {exported.weights:,} weights, {exported.bytes / 1e6:.1f} MB, "
+        f"{folder}: {done}: {exported.weights:,} weights, {megabytes(exported.bytes)}, "
         f"from {exported.source}, step {exported.step:,}",
         f'use it: student.load_model("{folder}").transcribe("recording.flac")',
     ]

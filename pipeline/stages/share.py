@@ -15,23 +15,22 @@ from pipeline.paths import Roots
 from pipeline.stages.cache import verify_teacher_cache
 from teacher_cache import store
 from teacher_cache.common.progress import progress
+from teacher_cache.common.sizes import MEGABYTE, megabytes
 from teacher_cache.sharing.file_list import Count, names_of
 from teacher_cache.sharing.receive import Arrival
-
-_MEGABYTE = 1_000_000
 
 
 def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
     """One file of a verified cache, with the sha256 of the whole."""
     from teacher_cache.sharing.archive import pack_cache
 
-    if file.exists():  # said before minutes are spent on verifying
+    if file.exists():  # before minutes are spent on verifying
         raise PipelineError(f"{file} exists; name another file, or remove it first")
     path, started = _sound(reference, roots), time.monotonic()
-    with _megabytes("packing", 2 * _bytes_of(path)) as count:
+    with _bar("packing", 2 * _bytes_of(path)) as count:
         packed = pack_cache(path, file, count)
     result = {**asdict(packed), "path": str(packed.path), "seconds": time.monotonic() - started}
-    return Report(result, [f"{file}: {packed.bytes / _MEGABYTE:,.1f} MB, sha256 {packed.sha256}"])
+    return Report(result, [f"{file}: {megabytes(packed.bytes)}, sha256 {packed.sha256}"])
 
 
 def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
@@ -40,7 +39,7 @@ def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
     from teacher_cache.sharing.transport import opened, shown
 
     with opened(source) as incoming:
-        arrival = unpack_archive(incoming, shown(source), roots.cache, say, partial(_megabytes, "unpacking"))
+        arrival = unpack_archive(incoming, shown(source), roots.cache, say, partial(_bar, "unpacking"))
     return _arrived(arrival, name, roots)
 
 
@@ -48,20 +47,20 @@ def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
     """A verified cache below a prefix of an object store."""
     from teacher_cache.sharing.object_store import push_cache, require_writable
 
-    require_writable(url)  # said before minutes are spent on verifying
+    require_writable(url)  # before minutes are spent on verifying
     path, started = _sound(reference, roots), time.monotonic()
-    with _megabytes("pushing", 2 * _bytes_of(path)) as count:
+    with _bar("pushing", 2 * _bytes_of(path)) as count:
         pushed = push_cache(path, url, count)
     result = {**asdict(pushed), "seconds": time.monotonic() - started}
-    told = f"{pushed.objects_sent:,} objects sent, {pushed.objects_kept:,} were there already"
-    return Report(result, [f"{pushed.url}: {told}", f"next: bert2ctc cache pull {pushed.url}"])
+    sent = f"{pushed.objects_sent:,} objects sent, {pushed.objects_kept:,} were there already"
+    return Report(result, [f"{pushed.url}: {sent}", f"next: bert2ctc cache pull {pushed.url}"])
 
 
 def pull_teacher_cache(url: str, name: str, roots: Roots) -> Report:
     """The cache below a prefix, published; an interrupted pull goes on."""
     from teacher_cache.sharing.object_store import pull_cache
 
-    arrival = pull_cache(url, roots.cache, say, partial(_megabytes, "pulling"))
+    arrival = pull_cache(url, roots.cache, say, partial(_bar, "pulling"))
     return _arrived(arrival, name, roots)
 
 
@@ -69,17 +68,15 @@ def fetch_for_run(url: str, roots: Roots, run_dir: Path, started_with: str) -> P
     """The cache below a prefix, published below the cache root if it was not.
 
     started_with : the fingerprint that the run is held to, "" in a new run
-    Raises PipelineError, before anything is fetched, where the prefix holds another one.
+    Raises StudentError, before anything is fetched, where the prefix holds another one.
     """
+    from student.training.run_cache import require_same_cache
     from teacher_cache.sharing.object_store import remote_contents
     from teacher_cache.sharing.transport import shown
 
     fingerprint = remote_contents(url).fingerprint
-    if started_with and fingerprint != started_with:
-        raise PipelineError(
-            f"{run_dir}: began with cache {started_with}, and {shown(url)} holds {fingerprint}; name the "
-            "run's own with --cache, or start a new run with RUN="
-        )
+    if started_with:
+        require_same_cache(run_dir, started_with, fingerprint, source=shown(url))
     report = pull_teacher_cache(url, "", roots)
     for line in report.lines if report.result["is_new"] else []:
         say(str(line))
@@ -106,7 +103,7 @@ def _bytes_of(path: Path) -> int:
 
 
 @contextmanager
-def _megabytes(title: str, total_bytes: int) -> Iterator[Count]:
+def _bar(title: str, total_bytes: int) -> Iterator[Count]:
     """Bytes on a bar of megabytes."""
-    with progress(title, total=total_bytes / _MEGABYTE, unit="MB") as advance:
-        yield lambda number: advance(number / _MEGABYTE)
+    with progress(title, total=total_bytes / MEGABYTE, unit="MB") as advance:
+        yield lambda number: advance(number / MEGABYTE)

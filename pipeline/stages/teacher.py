@@ -103,8 +103,8 @@ def _lines(facts: dict[str, Any]) -> list[Any]:
         cause = "it may have read them" if gap > 0 else "they are other text than it was trained on"
         lines.append(f"warning: {gap:+.1f} points on the labelled transcripts against held-out text: {cause}")
     if "site_accuracy" in facts:
-        told = ", ".join(
+        shares = ", ".join(
             f"{kind.replace('_', '-')} {value:.1%}" for kind, value in facts["site_accuracy"].items()
         )
-        lines.append(f"the teacher prefers the right spelling at the test homophones: {told}")
+        lines.append(f"the teacher prefers the right spelling at the test homophones: {shares}")
     return lines

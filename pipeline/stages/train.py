@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,8 @@ from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
 from pipeline.paths import Roots, prepared_folder
 from pipeline.run_record import claim_run, read_record, recorded_state, write_record
+from teacher_cache.common.files import file_sha256
+from teacher_cache.common.sizes import MEGABYTE
 from teacher_cache.store import Manifest
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
     """Train the student, go on where an equal run stopped, or say that it is finished.
 
-    Where torchrun started several of these processes, the first one writes and tells for all.
+    Where torchrun started several of these processes, the first one writes and reports for all.
     """
     from student.training.distributed import joined_ranks  # PyTorch loads only for the commands that need it
     from student.training.trainer import train
@@ -56,7 +57,7 @@ def plan_training(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
     from student.training.estimate import estimate_training
 
     estimate = estimate_training(training_job(config, roots, run_dir, cache_reference), say)
-    free_megabytes = shutil.disk_usage(_existing(run_dir)).free / 1e6
+    free_megabytes = shutil.disk_usage(_existing(run_dir)).free / MEGABYTE
     padding = f"{estimate.padding_fraction:.1%}"
     lines = [
         f"{config.name} on {estimate.device}, {estimate.precision}; {run_dir}",
@@ -105,16 +106,14 @@ def _initial_facts(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
             f"trainer.initial_checkpoint: {initial} is no run and no checkpoint; see `bert2ctc runs ls`"
         )
     path = model_path(Path(initial)).absolute()
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"initial": {"checkpoint": str(path), "sha256": digest}}
+    return {"initial": {"checkpoint": str(path), "sha256": file_sha256(path)}}
 
 
 def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, reference: str) -> Path | None:
     """The cache asked for, pulled first from a URL, else the run's own, else the one of the config's name."""
     if not config.student.objective.uses_branch:
         return None
-    from student.training.run_cache import refuse_another_cache
+    from student.training.run_cache import require_same_cache
     from teacher_cache.sharing.transport import is_url
     from teacher_cache.store import read_manifest, resolve
 
@@ -129,13 +128,10 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
             f"make it with `make teacher-cache CONFIG={config.name}`, or name one with --cache"
         )
     path = resolve(roots.cache, reference or started_with or config.name)
-    if not (reference or started_with):
+    if started_with:
+        require_same_cache(run_dir, started_with, path.name, read_manifest(path))
+    elif not reference:
         _refuse_another_teacher(config, read_manifest(path))
-    if started_with and path.name != started_with:
-        refuse_another_cache(run_dir, read_manifest(path))  # names what differs, where it can
-        raise PipelineError(
-            f"{run_dir}: began with cache {started_with}, not {path.name}; start a new run with RUN="
-        )
     return path
 
 

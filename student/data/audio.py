@@ -1,4 +1,4 @@
-"""A user's own recordings as the model hears them: any format of soundfile's, any rate, any channels."""
+"""A user's own recordings as the model takes them: any format of soundfile's, any rate, any channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchaudio.functional import resample
 
 from student.errors import StudentError
 
-MAX_SECONDS = 120.0  # attention's memory grows with the square, and training hears about 35 s at most
+MAX_SECONDS = 120.0  # attention's memory grows with the square, and training has about 35 s at most
 Say = Callable[[str], None]
 Samples = Tensor | npt.NDArray[np.floating] | npt.NDArray[np.integer]
 
@@ -31,12 +31,12 @@ def check_recording(path: Path) -> None:
 
 
 def read_recording(path: Path, sample_rate_hz: int, say: Say = lambda line: None) -> Tensor:
-    """Float32 (S,) at the model's rate, all channels averaged; `say` is told what was done to it."""
+    """Float32 (S,) at the model's rate, all channels averaged; `say` gets a line on what was converted."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return _converted(torch.from_numpy(samples), rate, sample_rate_hz, str(path), say)
 
 
-def samples_as_heard(samples: Samples, rate: int, sample_rate_hz: int) -> Tensor:
+def samples_at_rate(samples: Samples, rate: int, sample_rate_hz: int) -> Tensor:
     """Float32 (S,) at the model's rate of an array (S,) or (S, channels).
 
     Integers are scaled to -1..1 by their type's range; floats must lie there already.

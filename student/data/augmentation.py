@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from fractions import Fraction
-from math import ceil
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from student.config import AugmentationConfig
+from student.frames import speed_ratio
 
 
 def utterance_generator(seed: int, epoch: int, utterance_id: str, purpose: str) -> np.random.Generator:
@@ -28,17 +27,8 @@ def speed_factor(config: AugmentationConfig, generator: np.random.Generator) -> 
 
 def change_speed(waveform: Tensor, factor: float) -> Tensor:
     """The waveform (..., S) played `factor` times as fast, (..., samples_at_speed(S, factor))."""
-    ratio = _ratio(factor)
+    ratio = speed_ratio(factor)
     return waveform if ratio == 1 else resample(waveform, ratio.numerator, ratio.denominator)
-
-
-def samples_at_speed(num_samples: int, factor: float) -> int:
-    """How many samples `change_speed` leaves of `num_samples`."""
-    return ceil(num_samples / _ratio(factor))
-
-
-def _ratio(factor: float) -> Fraction:
-    return Fraction(factor).limit_denominator(100)  # resampling filters grow with the terms
 
 
 def spec_augment(
@@ -67,7 +57,7 @@ def spec_augment(
 def _mask_bands(
     masked: np.ndarray, length: int, widest: int, num_masks: int, generator: np.random.Generator
 ) -> None:
-    """Set `num_masks` bands of 0..widest places within the first `length` to True, in place."""
+    """Set `num_masks` bands of 0..widest positions within the first `length` to True, in place."""
     for _ in range(num_masks):
         width = int(generator.integers(0, widest + 1))
         start = int(generator.integers(0, length - width + 1))

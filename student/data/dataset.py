@@ -6,7 +6,6 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from student.config import AugmentationConfig, FeatureConfig
-from student.data.augmentation import change_speed, samples_at_speed, speed_factor, utterance_generator
+from student.config import AugmentationConfig
+from student.data.augmentation import change_speed, speed_factor, utterance_generator
 from student.data.manifest import Utterance
 from student.data.workers import obey_sigterm_of, start_fork_server
 from student.errors import StudentError
-from student.model.features import frames_after_subsampling
+from teacher_cache.common.sizes import MEBIBYTE
 
 Samples = npt.NDArray[np.int16]
 Key = tuple[int, int]  # (epoch, index of the utterance)
-_MEGABYTE = 1 << 20
 NORMALISATION_UTTERANCES = 1000
 
 
@@ -56,10 +54,10 @@ class _Item:
 
 @dataclass(kw_only=True)
 class SpeechDataset(Dataset[_Item]):
-    """Utterances by (epoch, index); what an epoch hears of one depends on (seed, epoch, id) alone.
+    """Utterances by (epoch, index); what an epoch takes of one depends on (seed, epoch, id) alone.
 
     unit_ids : CTC units of every utterance     augmentation : None leaves the speed alone
-    memory_megabytes : decoded audio kept, per process
+    memory_megabytes : decoded audio kept, per process, in MiB
     """
 
     utterances: Sequence[Utterance]
@@ -90,20 +88,20 @@ class SpeechDataset(Dataset[_Item]):
         if index in self._kept:
             return self._kept[index]
         samples = read_audio(self.data_root / self.utterances[index].audio, self.sample_rate_hz)
-        if self._kept_bytes + samples.nbytes <= self.memory_megabytes * _MEGABYTE:
+        if self._kept_bytes + samples.nbytes <= self.memory_megabytes * MEBIBYTE:
             self._kept[index] = samples
             self._kept_bytes += samples.nbytes
         return samples
 
     def speed_factor(self, epoch: int, index: int) -> float:
-        """How much faster than recorded an epoch hears the utterance."""
+        """How much faster than recorded an epoch plays the utterance."""
         if self.augmentation is None:
             return 1.0
         generator = utterance_generator(self.seed, epoch, self.utterances[index].id, "speed")
         return speed_factor(self.augmentation, generator)
 
     def seconds(self, epoch: int) -> npt.NDArray[np.float64]:
-        """Durations as the epoch hears them, float64 (N,)."""
+        """Durations at the epoch's speeds, float64 (N,)."""
         return np.array(
             [
                 utterance.seconds / self.speed_factor(epoch, index)
@@ -170,13 +168,6 @@ def load_batches(
     except StudentError as error:  # a worker's error arrives with its traceback as text
         line = str(error).strip().splitlines()[-1]
         raise StudentError(line.removeprefix("student.errors.StudentError: ")) from None
-
-
-def fits_ctc(unit_ids: Sequence[int], seconds: float, config: FeatureConfig, fastest: float = 1.0) -> bool:
-    """True where the utterance has a frame for each unit, and one between repeats, at speed `fastest`."""
-    repeats = sum(left == right for left, right in pairwise(unit_ids))
-    samples = samples_at_speed(int(seconds * config.sample_rate_hz), fastest)
-    return len(unit_ids) + repeats <= frames_after_subsampling(samples, config)
 
 
 def sampled_waveforms(speech: SpeechDataset, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from student.errors import StudentError
-from teacher_cache.common.files import write_whole
+from student.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Utterance:
     """One utterance of a manifest.
 
     audio : path relative to the data root     text : normalised transcript
-    seconds : duration     position : place within the chapter, for the teacher's context
+    seconds : duration     position : index within the chapter, for the teacher's context
     """
 
     id: str
@@ -49,7 +49,7 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest whole or not at all."""
-    write_whole(
+    """Write a manifest whole or not at all; StudentError where the disk refuses."""
+    write_text(
         path, "".join(json.dumps(asdict(utterance), ensure_ascii=False) + "\n" for utterance in utterances)
     )

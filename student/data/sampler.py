@@ -11,7 +11,7 @@ import numpy.typing as npt
 from student.errors import StudentError
 
 Indices = npt.NDArray[np.int64]
-_LENGTH_JITTER = 0.02  # neighbours within 2 % of duration change places from epoch to epoch
+_LENGTH_JITTER = 0.02  # neighbours within 2 % of duration swap from epoch to epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Step:
 class BatchSampler:
     """The endless sequence of optimiser steps of a run.
 
-    seconds_of : epoch -> float64 (N,), durations as that epoch hears them (speed perturbation included)
+    seconds_of : epoch -> float64 (N,), durations in that epoch (speed perturbation included)
     batch_seconds : audio per optimiser step, about     micro_batch_seconds : padded audio at once, at most
     """
 
@@ -94,7 +94,7 @@ def bucketed(
             batches.append(order[start:end])
             start, longest_here = end, float(duration)
     batches.append(order[start:])
-    return [batches[place] for place in random.permutation(len(batches))]
+    return [batches[index] for index in random.permutation(len(batches))]
 
 
 def grouped(

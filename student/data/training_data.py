@@ -14,11 +14,12 @@ from student.config import DecoderConfig, ObjectiveConfig, StudentConfig
 from student.data.augmentation import spec_augment, utterance_generator
 from student.data.batch import DecoderBatch, TrainingBatch
 from student.data.character_spans import unit_spans
-from student.data.dataset import SpeechBatch, SpeechDataset, fits_ctc
+from student.data.dataset import SpeechBatch, SpeechDataset
 from student.data.decoder_vocabulary import DecoderVocabulary, build_vocabulary
 from student.data.manifest import Utterance, read_manifest
 from student.data.units import Units
 from student.errors import StudentError
+from student.frames import fits_ctc
 from student.model.features import LogMel
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import passages_of
@@ -68,7 +69,7 @@ class Labels:
     spans: dict[int, np.ndarray | None] = field(default_factory=dict)
 
     def batch(self, speech: SpeechDataset, indices: Sequence[int], epoch: int) -> DecoderBatch:
-        """Decoder inputs, targets and teacher of these utterances, with what decoders may read and hear.
+        """Decoder inputs, targets and teacher of these utterances, and the units of each token's window.
 
         speech : of the same split; where it is augmented, a rate of the history is hidden
         """
@@ -112,23 +113,23 @@ class Split:
 
     @torch.no_grad()
     def training_batch(
-        self, heard: SpeechBatch, log_mel: LogMel, device: torch.device, is_aligned: bool = True
+        self, speech: SpeechBatch, log_mel: LogMel, device: torch.device, is_aligned: bool = True
     ) -> TrainingBatch:
         """What the objective takes, on `device`, with SpecAugment where the speech is augmented.
 
         is_aligned : False lets decoders attend freely, whatever the config says
         """
-        features, frame_lengths = log_mel(heard.waveforms.to(device), heard.sample_lengths.to(device))
+        features, frame_lengths = log_mel(speech.waveforms.to(device), speech.sample_lengths.to(device))
         if self.speech.augmentation is not None:
             generators = [
-                utterance_generator(self.speech.seed, heard.epoch, self.speech.utterances[index].id, "masks")
-                for index in heard.indices
+                utterance_generator(self.speech.seed, speech.epoch, self.speech.utterances[index].id, "masks")
+                for index in speech.indices
             ]
             features = spec_augment(features, frame_lengths, self.speech.augmentation, generators)
-        decoder = self.labels.batch(self.speech, heard.indices, heard.epoch) if self.labels else None
+        decoder = self.labels.batch(self.speech, speech.indices, speech.epoch) if self.labels else None
         if decoder is not None and not is_aligned:
             decoder = replace(decoder, unit_spans=None)
-        batch = TrainingBatch(features, frame_lengths, heard.units, heard.unit_lengths, decoder)
+        batch = TrainingBatch(features, frame_lengths, speech.units, speech.unit_lengths, decoder)
         return batch.to(device)
 
 

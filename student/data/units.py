@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
 
+from student.config import UNIT_MODEL_TYPES
 from student.errors import StudentError
+from student.files import write_bytes, write_text
 
 BLANK_ID = 0
-UNIT_MODEL_TYPES = ("unigram", "bpe", "char", "word")
 
 
 class Units:
@@ -56,11 +56,6 @@ class Units:
         """The text of unit ids; blanks are skipped."""
         return str(self._processor.decode([unit - 1 for unit in ids if unit != BLANK_ID]))
 
-    def min_frames(self, text: str) -> int:
-        """Frames that CTC needs for the text: one per unit, one more between equal neighbours."""
-        ids = self.encode(text)
-        return len(ids) + sum(left == right for left, right in zip(ids, ids[1:], strict=False))
-
 
 def train_units(
     texts: Iterable[str], path: Path, vocabulary_size: int, model_type: str = "unigram"
@@ -99,13 +94,6 @@ def train_units(
             f"cannot train {vocabulary_size} units ({reason}); change data.unit_vocabulary_size"
         ) from None
     units = Units(model.getvalue())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path.with_suffix(".vocab"), "".join(f"{piece}\n" for piece in units.pieces[1:]).encode())
-    _write(path, units.model_bytes)
+    write_text(path.with_suffix(".vocab"), "".join(f"{piece}\n" for piece in units.pieces[1:]))
+    write_bytes(path, units.model_bytes)
     return units, units.size - 1
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""The processes that read audio beside the training: deaf to the signals that ask the training to stop."""
+"""The processes that read audio beside the training: signals that ask it to stop do not end them."""
 
 from __future__ import annotations
 

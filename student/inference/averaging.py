@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from student.errors import StudentError
 from student.model.student_model import inference_state
 from student.training.checkpoint import Checkpoint, load_checkpoint
 from student.training.run_folder import best_saved_steps, model_path, saved_steps, step_path
+from teacher_cache.common.differences import differences, listed, phrases
 
 AVERAGES = ("last", "best")
+_SHOWN = 5  # of what differs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,29 +86,18 @@ def inference_checkpoint(run: Path, average: Average | None = None) -> tuple[Che
 
 
 def _refuse_another(first_path: Path, first: Checkpoint, path: Path, checkpoint: Checkpoint) -> None:
-    own, other = asdict(first.config), asdict(checkpoint.config)
-    differing = [
-        f"{table}.{key} {value!r} and {other[table][key]!r}"
-        for table, entries in own.items()
-        for key, value in entries.items()
-        if other[table][key] != value
-    ]
+    wording = "{key} {old!r} and {new!r}"
+    differing = phrases(differences(asdict(first.config), asdict(checkpoint.config)), wording)
     if checkpoint.units_model != first.units_model:
         differing.append("the units")
-    differing += _differing_shapes(
-        inference_state(dict(first.model)), inference_state(dict(checkpoint.model))
-    )
+    differing += phrases(differences(_shapes(first), _shapes(checkpoint)), wording)
     if differing:
         raise StudentError(
-            f"{first_path} and {path} cannot be averaged, they differ in {'; '.join(differing[:5])}; "
+            f"{first_path} and {path} cannot be averaged, they differ in {listed(differing, _SHOWN)}; "
             "average checkpoints of one run"
         )
 
 
-def _differing_shapes(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (one, other)]
-    return [
-        f"{name} {shapes[0].get(name)} and {shapes[1].get(name)}"
-        for name in sorted(shapes[0].keys() | shapes[1].keys())
-        if shapes[0].get(name) != shapes[1].get(name)
-    ]
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    state = inference_state(dict(checkpoint.model))
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

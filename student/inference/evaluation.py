@@ -10,10 +10,10 @@ from typing import Any
 from student.data.dataset import SpeechDataset, load_batches
 from student.data.manifest import Utterance, read_manifest
 from student.data.sampler import batches_of
+from student.files import write_json, write_text
 from student.inference.averaging import Average
 from student.inference.recogniser import Recogniser, load_recogniser
 from student.metrics import count_errors
-from teacher_cache.common.files import write_json, write_whole
 from teacher_cache.common.progress import progress
 
 
@@ -27,7 +27,7 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Error rates by split: wer, cer, substitutions, deletions, insertions, words, utterances, tap_wer.
 
-    run : a run folder, one checkpoint of it, or an export     say : is told the model and the device in use
+    run : a run folder, one checkpoint of it, or an export     say : gets a line with model and device
     average : the mean of several checkpoints of the run folder instead
     tap_wer : layer -> WER, the final layer among them
     Writes <run folder>/evaluation/<split>.json and, in the trn format of NIST sclite, <split>.ref.trn
@@ -40,11 +40,11 @@ def evaluate(
     results = {}
     for split, manifest in manifests.items():
         utterances = read_manifest(manifest)
-        heard = recognise(recogniser, utterances, data_root, title=f"recognising {split}")
-        results[split] = _score(utterances, heard) | {"checkpoint": recogniser.source.name}
+        transcripts = recognise(recogniser, utterances, data_root, title=f"recognising {split}")
+        results[split] = _score(utterances, transcripts) | {"checkpoint": recogniser.source.name}
         write_json(folder / f"{split}.json", results[split])
         _write_trn(folder / f"{split}.ref.trn", utterances, [u.text for u in utterances])
-        _write_trn(folder / f"{split}.hyp.trn", utterances, heard[max(heard)])
+        _write_trn(folder / f"{split}.hyp.trn", utterances, transcripts[max(transcripts)])
     return results
 
 
@@ -66,17 +66,17 @@ def recognise(
     texts = {layer: [""] * len(utterances) for layer in recogniser.model.ctc_layers}
     with progress(title, total=len(utterances), unit="utterances") as advance:
         for batch in load_batches(dataset, keys, trainer.data_workers):
-            heard = recogniser.transcripts(batch.waveforms, batch.sample_lengths)
-            for layer, rows in heard.items():
+            transcripts = recogniser.transcripts(batch.waveforms, batch.sample_lengths)
+            for layer, rows in transcripts.items():
                 for index, text in zip(batch.indices, rows, strict=True):
                     texts[layer][index] = text
             advance(len(batch.indices))
     return texts
 
 
-def _score(utterances: Sequence[Utterance], heard: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+def _score(utterances: Sequence[Utterance], transcripts: Mapping[int, Sequence[str]]) -> dict[str, Any]:
     references = [utterance.text for utterance in utterances]
-    counts = {layer: count_errors(references, texts) for layer, texts in heard.items()}
+    counts = {layer: count_errors(references, texts) for layer, texts in transcripts.items()}
     return asdict(counts[max(counts)]) | {"tap_wer": {str(layer): c.wer for layer, c in counts.items()}}
 
 
@@ -86,4 +86,4 @@ def _run_folder(source: Path) -> Path:
 
 def _write_trn(path: Path, utterances: Sequence[Utterance], texts: Sequence[str]) -> None:
     lines = (f"{text} ({utterance.id})\n" for utterance, text in zip(utterances, texts, strict=True))
-    write_whole(path, "".join(lines))
+    write_text(path, "".join(lines))

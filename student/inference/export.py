@@ -13,11 +13,13 @@ from torch import Tensor
 from student.config import StudentConfig
 from student.data.units import Units
 from student.errors import StudentError
+from student.files import disk_faults_told
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.config_toml import config_of, tables_of, toml_of
 from student.inference.safetensors import read_safetensors, safetensors_bytes
 from student.model.student_model import Bert2CTC, inference_state
 from student.training.checkpoint import Checkpoint
+from teacher_cache.common.files import file_sha256, publish_folder
 
 FORMAT = "bert2ctc model"
 FORMAT_VERSION = 1
@@ -100,9 +102,7 @@ def read_exported(folder: Path) -> ExportedModel:
             f"{FORMAT} {FORMAT_VERSION}; export the run again"
         )
     for name, key in ((WEIGHTS_NAME, "weights_sha256"), (UNITS_NAME, "units_sha256")):
-        with (folder / name).open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != facts.get(key):
+        if file_sha256(folder / name) != facts.get(key):
             raise StudentError(
                 f"{folder / name}: not what {SETTINGS_NAME} describes; copy or export it again"
             )
@@ -122,7 +122,7 @@ def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
         "units_sha256": hashlib.sha256(checkpoint.units_model).hexdigest(),
     }
     tables = tables_of(checkpoint.config)
-    tables["trainer"]["initial_checkpoint"] = ""  # a place on the machine that trained
+    tables["trainer"]["initial_checkpoint"] = ""  # a path on the machine that trained
     settings = toml_of({**tables, "versions": dict(checkpoint.versions)}, facts)
     return {WEIGHTS_NAME: weights, SETTINGS_NAME: settings.encode(), UNITS_NAME: checkpoint.units_model}
 
@@ -136,15 +136,10 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     folder = folder.absolute()
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        for name, content in files.items():
-            with (partial / name).open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        os.rename(partial, folder)  # replaces an empty folder, no other
-    except OSError as error:
+        with disk_faults_told(folder):
+            partial.mkdir(parents=True)
+            for name, content in files.items():
+                (partial / name).write_bytes(content)
+            publish_folder(partial, folder)  # replaces an empty folder, no other
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise StudentError(
-            f"{folder}: cannot be written ({error.strerror}); free space or choose another folder"
-        ) from None

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from student.config import StudentConfig
-from student.data.audio import Samples, check_recording, read_recording, samples_as_heard
+from student.data.audio import Samples, check_recording, read_recording, samples_at_rate
 from student.data.units import Units
 from student.decoding.greedy import transcripts_of
 from student.errors import StudentError
+from student.frames import frames_after_subsampling
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.export import inference_model, is_exported, read_exported
-from student.model.features import frames_after_subsampling
 from student.model.student_model import Bert2CTC, inference_state
 from student.training.device import choose_device, choose_precision, describe_device
 
@@ -48,26 +48,26 @@ class Recogniser:
                 raise StudentError(f"{audio}: a file knows its rate; leave out sample_rate_hz")
             check_recording(Path(audio))
             return self.text_of(read_recording(Path(audio), own_rate))
-        return self.text_of(samples_as_heard(audio, sample_rate_hz or own_rate, own_rate))
+        return self.text_of(samples_at_rate(audio, sample_rate_hz or own_rate, own_rate))
 
     def text_of(self, waveform: Tensor) -> str:
         """The final layer's text of one waveform, float32 (S,) at the model's rate."""
-        heard = self.transcripts(waveform.unsqueeze(0), torch.tensor([len(waveform)]))
-        return heard[max(heard)][0]
+        texts = self.transcripts(waveform.unsqueeze(0), torch.tensor([len(waveform)]))
+        return texts[max(texts)][0]
 
     @torch.inference_mode()
     def transcripts(self, waveforms: Tensor, sample_lengths: Tensor) -> dict[int, list[str]]:
         """Text of each waveform by every layer that CTC trained, the final layer's last.
 
         waveforms : float32 (B, S) in -1..1     sample_lengths : int64 (B,)
-        A waveform too short for one encoder frame is heard as nothing.
+        The text of a waveform too short for one encoder frame is empty.
         """
         lengths = sample_lengths.tolist()
-        heard = [frames_after_subsampling(length, self.config.features) > 0 for length in lengths]
-        if not all(heard):
-            rows = torch.tensor(heard)
+        is_long_enough = [frames_after_subsampling(length, self.config.features) > 0 for length in lengths]
+        if not all(is_long_enough):
+            rows = torch.tensor(is_long_enough)
             return {
-                layer: _with_gaps(texts, heard)
+                layer: _with_gaps(texts, is_long_enough)
                 for layer, texts in self.transcripts(waveforms[rows], sample_lengths[rows]).items()
             }
         if not lengths:
@@ -83,10 +83,10 @@ class Recogniser:
         }
 
 
-def _with_gaps(texts: list[str], heard: list[bool]) -> list[str]:
-    """The texts in the places that were heard, "" in the others."""
+def _with_gaps(texts: list[str], has_text: list[bool]) -> list[str]:
+    """The texts in their order where there is one, "" elsewhere."""
     remaining = iter(texts)
-    return [next(remaining) if is_heard else "" for is_heard in heard]
+    return [next(remaining) if one else "" for one in has_text]
 
 
 def load_recogniser(run: Path, device: str = "auto", average: Average | None = None) -> Recogniser:
@@ -113,9 +113,9 @@ def load_model(folder: Path | str, device: str = "auto") -> Recogniser:
 def _recogniser(
     config: StudentConfig, state: dict[str, Tensor], units_model: bytes, step: int, source: str, device: str
 ) -> Recogniser:
-    place = choose_device(device)
-    precision = choose_precision(config.trainer.precision, place)
+    chosen = choose_device(device)
+    precision = choose_precision(config.trainer.precision, chosen)
     model, units = inference_model(config, state, units_model, source)
-    model.to(place).eval()
-    description = f"{source}, step {step}, on {describe_device(place)} in {precision.reason}"
-    return Recogniser(model, units, config, place, precision.dtype, Path(source), description)
+    model.to(chosen).eval()
+    description = f"{source}, step {step}, on {describe_device(chosen)} in {precision.reason}"
+    return Recogniser(model, units, config, chosen, precision.dtype, Path(source), description)

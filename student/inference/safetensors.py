@@ -1,7 +1,7 @@
 """The safetensors format in plain numpy: eight bytes of header length, a JSON header, then the raw values.
 
-The format is the library's, byte for byte readable by it; written here so that a recogniser needs no more
-packages than it hears and decodes with.
+The format is the library's, byte for byte readable by it; written here so that a recogniser needs no package
+beyond those that it reads audio and decodes with.
 """
 
 from __future__ import annotations

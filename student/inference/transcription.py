@@ -20,7 +20,7 @@ def transcribe(
     """(path, text) of each recording, in order.
 
     run : a run folder, a checkpoint of it, or an exported model
-    say : is told the model and device in use, and what was done to a recording that does not fit them
+    say : gets a line with the model and device in use, and one on each recording that had to be converted
     Raises StudentError for a file that cannot be decoded or lasts longer than MAX_SECONDS, before any
     is transcribed.
     """

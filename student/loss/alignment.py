@@ -81,23 +81,23 @@ def aligned_frames(
 ) -> AlignedFrames:
     """Which frames carry which token on the best path of each transcript under `log_probs` (B, T', P).
 
-    pieces : of each utterance, int64, none of them blank     is_known : bool (B, U), their places
+    pieces : of each utterance, int64, none of them blank     is_known : bool (B, U), True at their positions
     """
     num_frames, num_tokens = log_probs.shape[1], is_known.shape[1]
     found: list[AlignedFrames] = []
     for index, own in enumerate(pieces):
         if not len(own):
             continue
-        heard = log_probs[index : index + 1, : int(frame_lengths[index])]
-        path = forced_align(heard, own.unsqueeze(0), blank=BLANK_INDEX)[0][0].long()
+        real = log_probs[index : index + 1, : int(frame_lengths[index])]
+        path = forced_align(real, own.unsqueeze(0), blank=BLANK_INDEX)[0][0].long()
         is_token = path != BLANK_INDEX
         begins = is_token & (path != functional.pad(path, (1, 0), value=BLANK_INDEX)[:-1])
         number = begins.cumsum(0)[is_token] - 1
-        places = is_known[index].nonzero().squeeze(1)
+        positions = is_known[index].nonzero().squeeze(1)
         found.append(
             AlignedFrames(
                 index * num_frames + is_token.nonzero().squeeze(1),
-                index * num_tokens + places[number],
+                index * num_tokens + positions[number],
                 1.0 / torch.bincount(number)[number],
             )
         )

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from student.config import ObjectiveConfig
 from student.data.batch import DecoderBatch
 from student.loss.losses import distillation_loss, smoothed_cross_entropy
+from student.model.masks import length_mask
 from student.model.outputs import PieceScores
 
 
@@ -20,12 +21,12 @@ from student.model.outputs import PieceScores
 class PieceRows:
     """The positions of a batch that are no padding, R of them, utterance by utterance, <eos> included.
 
-    places : int64 (R,), into the flattened (B, U + 1)     targets : int64 (R,), -100 where unknown
+    positions : int64 (R,), into the flattened (B, U + 1)     targets : int64 (R,), -100 where unknown
     is_token : bool (R,), False at <eos>     top_indices, top_logprobs, tail_logprob : (R, k), (R, k),
     (R,) of the teacher, whatever at <eos>; None without a teacher
     """
 
-    places: Tensor
+    positions: Tensor
     targets: Tensor
     is_token: Tensor
     top_indices: Tensor | None = None
@@ -35,20 +36,19 @@ class PieceRows:
 
 def piece_rows(batch: DecoderBatch) -> PieceRows:
     """The rows of a batch, so that padding is neither projected nor compared."""
-    num_tokens, device = batch.piece_targets.shape[1] - 1, batch.piece_targets.device
-    positions = torch.arange(num_tokens + 1, device=device)
-    lengths = batch.token_lengths.unsqueeze(1)
-    places = (positions <= lengths).flatten().nonzero().squeeze(1)
+    size = batch.piece_targets.shape[1]
+    positions = length_mask(batch.token_lengths + 1, size).flatten().nonzero().squeeze(1)
 
     def chosen(grid: Tensor) -> Tensor:
-        return grid.flatten(0, 1)[places]
+        return grid.flatten(0, 1)[positions]
 
-    rows = PieceRows(places, chosen(batch.piece_targets), chosen(positions < lengths))
+    is_token = chosen(length_mask(batch.token_lengths, size))
+    rows = PieceRows(positions, chosen(batch.piece_targets), is_token)
     if batch.teacher is None:
         return rows
     teacher = batch.teacher
     return PieceRows(
-        rows.places,
+        rows.positions,
         rows.targets,
         rows.is_token,
         chosen(functional.pad(teacher.top_indices, (0, 0, 0, 1))),
@@ -61,12 +61,12 @@ def piece_losses(
     scores: PieceScores,
     rows: PieceRows,
     objective: ObjectiveConfig,
-    megabytes: float,
+    mebibytes: float,
     names: Sequence[str] = ("ce", "kd"),
 ) -> dict[str, Tensor]:
     """The hard and the soft loss of an attention decoder by name, "ce" and "kd", summed over positions.
 
-    scores : of the whole grid, states (B, U + 1, D)     megabytes : of the largest tensor of logits
+    scores : of the whole grid, states (B, U + 1, D)     mebibytes : of the largest tensor of logits
     Each loss that `names` asks for appears where `objective` weighs it, and the soft one where there is a
     teacher. Where several slices are needed, the backward pass projects each again instead of keeping it.
     """
@@ -83,7 +83,7 @@ def piece_losses(
         }
         return torch.stack([losses[name]() for name in wanted])
 
-    slices = list(scores.at(rows.places).slices(megabytes))
+    slices = list(scores.at(rows.positions).slices(mebibytes))
     total = torch.zeros(len(wanted), device=scores.states.device)
     for part, piece in slices:
         if len(slices) > 1 and torch.is_grad_enabled():
@@ -93,9 +93,9 @@ def piece_losses(
     return dict(zip(wanted, total, strict=True))
 
 
-def best_pieces(scores: PieceScores, megabytes: float) -> Tensor:
+def best_pieces(scores: PieceScores, mebibytes: float) -> Tensor:
     """The likeliest output at each position, int64 (R,), of states (R, D)."""
-    return torch.cat([part.logits().argmax(-1) for _, part in scores.slices(megabytes)])
+    return torch.cat([part.logits().argmax(-1) for _, part in scores.slices(mebibytes)])
 
 
 def _soft_loss(logits: Tensor, rows: PieceRows, part: slice, objective: ObjectiveConfig) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which frames each CTC unit of a transcript was spoken in, and so which frames a decoder's token may hear.
+"""Which frames each CTC unit of a transcript was spoken in, and so which a decoder's token may attend to.
 
 A soft forced alignment: the occupation probabilities of CTC's forward-backward recursion (Graves et al.
 2006, section 4.1), which PyTorch computes for a whole batch at once on every device. A unit is spoken in the
@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from student.model.masks import length_mask
 
 
 class UnitFrames(NamedTuple):
@@ -31,10 +33,10 @@ def unit_frames(logits: Tensor, frame_lengths: Tensor, units: Tensor, unit_lengt
     """
     with torch.inference_mode(False), torch.enable_grad():
         log_probs = logits.detach().clone().float().log_softmax(-1)
-        real = torch.arange(units.shape[1], device=units.device) < unit_lengths.unsqueeze(1)
+        mask = length_mask(unit_lengths, units.shape[1])
         # every run of equal units gets a class of its own, in place of the units' inventory
-        own = units.masked_fill(~real, 0)
-        begins = torch.ones_like(real)
+        own = units.masked_fill(~mask, 0)
+        begins = torch.ones_like(mask)
         begins[:, 1:] = own[:, 1:] != own[:, :-1]
         runs = begins.cumsum(1)
         of_run = functional.pad(torch.zeros_like(own), (1, 0)).scatter(1, runs, own)  # class 0: the blank
@@ -48,8 +50,8 @@ def unit_frames(logits: Tensor, frame_lengths: Tensor, units: Tensor, unit_lengt
         (gradient,) = torch.autograd.grad(total, spread)
     # PyTorch's gradient is that of the logits behind a softmax: probability less posterior
     occupation = (spread.detach().exp() - gradient).transpose(0, 1)
-    padding = torch.arange(occupation.shape[1], device=logits.device) >= frame_lengths.unsqueeze(1)
-    occupation = occupation.masked_fill(padding.unsqueeze(2), -1.0)
+    mask = length_mask(frame_lengths, occupation.shape[1])
+    occupation = occupation.masked_fill(~mask.unsqueeze(2), -1.0)
     frames = occupation.argmax(1).gather(1, runs)
     return UnitFrames(frames, is_aligned)
 
@@ -69,7 +71,7 @@ def windows(
     A token whose span is empty or whose utterance is not aligned attends to every real frame.
     """
     position = torch.arange(num_frames, device=frame_lengths.device)
-    real = (position < frame_lengths.unsqueeze(1)).unsqueeze(1)
+    mask = length_mask(frame_lengths, num_frames).unsqueeze(1)
     start, stop = unit_spans.unbind(2)
     is_known = (stop > start) & aligned.is_aligned.unsqueeze(1)
     last_unit = aligned.frames.shape[1] - 1
@@ -80,7 +82,7 @@ def windows(
         first = torch.where(start > 0, torch.minimum(before, first), torch.zeros_like(first))
     low, high = torch.minimum(first, last) - margin, torch.maximum(first, last) + margin
     inside = (position >= low.unsqueeze(2)) & (position <= high.unsqueeze(2))
-    return real & (inside | ~is_known.unsqueeze(2))
+    return mask & (inside | ~is_known.unsqueeze(2))
 
 
 def scaled_to(aligned: UnitFrames, frame_lengths: Tensor, other_lengths: Tensor) -> UnitFrames:

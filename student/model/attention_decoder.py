@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from student.config import DecoderConfig
 from student.model.attention import attend
 from student.model.dropout import Dropout
+from student.model.masks import length_mask
 
 
 class AttentionDecoder(nn.Module):
@@ -42,8 +43,8 @@ class AttentionDecoder(nn.Module):
         if windows is not None:
             mask: Tensor | None = windows.unsqueeze(1)
         else:
-            heard = torch.arange(hidden.shape[1], device=hidden.device) < frame_lengths.unsqueeze(1)
-            mask = None if bool(heard.all()) else heard[:, None, None, :]
+            frames = length_mask(frame_lengths, hidden.shape[1])
+            mask = None if bool(frames.all()) else frames[:, None, None, :]
         x = self.embedding(piece_inputs) * self.scale
         x = self.dropout(x + _sinusoids(piece_inputs.shape[1], x))
         for block in self.blocks:
@@ -77,12 +78,12 @@ class DecoderBlock(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, hidden: Tensor, heard: Tensor | None) -> Tensor:
-        """(B, U + 1, D) to (B, U + 1, D); `heard` is True where to attend, (B, 1, 1 or U + 1, T')."""
+    def forward(self, x: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, U + 1, D) to (B, U + 1, D); `mask` is True where a token may attend, (B, 1, 1 or U + 1, T')."""
         if self.attends_to_itself:
             own = self.norm_self(x)
             x = x + self.dropout(self.self_attention(own, own, None, causal=True))
-        x = x + self.dropout(self.cross_attention(self.norm_cross(x), hidden, heard))
+        x = x + self.dropout(self.cross_attention(self.norm_cross(x), hidden, mask))
         added: Tensor = x + self.dropout(self.feed_forward(x))
         return added
 

@@ -14,9 +14,11 @@ from torch.nn import functional
 
 from student.config import ConformerConfig
 from student.errors import StudentError
+from student.frames import frames_after_convolutions
 from student.model.attention import attend, rotate, rotation
 from student.model.depthwise import DepthwiseConvolution
 from student.model.dropout import Dropout
+from student.model.masks import length_mask
 
 
 class EncoderOutput(NamedTuple):
@@ -46,12 +48,12 @@ class Conformer(nn.Module):
     ) -> EncoderOutput:
         """Encode normalised features (B, T, F); `condition(hidden)` is added after every tap."""
         frame_lengths = frames_after_convolutions(frame_lengths)
-        padding = _padding(frame_lengths, int(frames_after_convolutions(torch.tensor(features.shape[1]))))
+        mask = _mask(frame_lengths, frames_after_convolutions(features.shape[1]))
         x = self.subsampling(features)
         rotation_by_frame = rotation(x.shape[1], self.config.model_dim // self.config.num_heads, x)
         hidden: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks, start=1):
-            x = block(x, padding, rotation_by_frame)
+            x = block(x, mask, rotation_by_frame)
             if number in self.config.taps or number == len(self.blocks):
                 hidden[number] = x
                 if condition is not None and number < len(self.blocks):
@@ -59,15 +61,8 @@ class Conformer(nn.Module):
         return EncoderOutput(hidden, frame_lengths)
 
 
-def frames_after_convolutions(frame_lengths: Tensor) -> Tensor:
-    """Lengths after two convolutions of width 3 and stride 2 without padding, int64, elementwise."""
-    for _ in range(2):
-        frame_lengths = ((frame_lengths - 1) // 2).clamp(min=0)
-    return frame_lengths
-
-
-def _padding(frame_lengths: Tensor, num_frames: int) -> Tensor | None:
-    """True beyond each utterance's end, (B, T') bool, or None where every utterance fills the batch."""
+def _mask(frame_lengths: Tensor, num_frames: int) -> Tensor | None:
+    """True on each utterance's frames, bool (B, T'), or None where every utterance fills the batch."""
     shortest = int(frame_lengths.min())
     if shortest < 1:
         raise StudentError(
@@ -76,7 +71,7 @@ def _padding(frame_lengths: Tensor, num_frames: int) -> Tensor | None:
         )
     if shortest == num_frames:
         return None
-    return torch.arange(num_frames, device=frame_lengths.device) >= frame_lengths.unsqueeze(1)
+    return length_mask(frame_lengths, num_frames)
 
 
 class Subsampling(nn.Module):
@@ -91,7 +86,7 @@ class Subsampling(nn.Module):
         channels = config.subsampling_channels
         self.first = nn.Conv2d(1, channels, 3, stride=2)
         self.second = nn.Conv2d(channels, channels, 3, stride=2)
-        bins = int(frames_after_convolutions(torch.tensor(mel_bins)))
+        bins = frames_after_convolutions(mel_bins)
         self.project = nn.Linear(channels * bins, config.model_dim)
         self.dropout = Dropout(config.dropout)
 
@@ -131,11 +126,11 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(config.model_dim)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, padding: Tensor | None, rotation_by_frame: Tensor) -> Tensor:
-        """(B, T', D) to (B, T', D); `padding` is True beyond an utterance's end, (B, T')."""
+    def forward(self, x: Tensor, mask: Tensor | None, rotation_by_frame: Tensor) -> Tensor:
+        """(B, T', D) to (B, T', D); `mask` is True on an utterance's frames, bool (B, T')."""
         x = torch.add(x, self.dropout(self.feed_forward_in(x)), alpha=0.5)
-        x = x + self.dropout(self.attention(x, padding, rotation_by_frame))
-        x = x + self.dropout(self.convolution(x, padding))
+        x = x + self.dropout(self.attention(x, mask, rotation_by_frame))
+        x = x + self.dropout(self.convolution(x, mask))
         x = torch.add(x, self.dropout(self.feed_forward_out(x)), alpha=0.5)
         normalised: Tensor = self.norm(x)
         return normalised
@@ -163,13 +158,12 @@ class RotaryAttention(nn.Module):
         self.project_in = nn.Linear(config.model_dim, 3 * config.model_dim)
         self.project_out = nn.Linear(config.model_dim, config.model_dim)
 
-    def forward(self, x: Tensor, padding: Tensor | None, rotation_by_frame: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, rotation_by_frame: Tensor) -> Tensor:
         """(B, T', D) to (B, T', D)."""
         mixed = self.project_in(self.norm(x)).unflatten(-1, (3, self.num_heads, -1))
         mixed = mixed.permute(2, 0, 3, 1, 4)  # (3, B, H, T', D/H): turned in the layout that products read
         query, key = rotate(mixed[:2], rotation_by_frame)
-        mask = None if padding is None else ~padding[:, None, None, :]
-        attended = attend(query, key, mixed[2], mask)
+        attended = attend(query, key, mixed[2], None if mask is None else mask[:, None, None, :])
         projected: Tensor = self.project_out(attended.transpose(1, 2).flatten(2))
         return projected
 
@@ -189,11 +183,11 @@ class ConvolutionModule(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T', D) to (B, T', D)."""
         x = functional.glu(self.gate(self.norm_in(x)), dim=-1)
-        if padding is not None:
-            x = x.masked_fill(padding.unsqueeze(2), 0.0)  # the kernel must not see padding
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(2), 0.0)  # the kernel must not see padding
         x = self.depthwise(x)
         projected: Tensor = self.project(functional.silu(self.norm(x)))
         return projected

@@ -9,10 +9,10 @@ import torchaudio
 from torch import Tensor, nn
 
 from student.config import FeatureConfig
-from student.model.conformer import frames_after_convolutions
+from student.frames import frames_of, hop_samples, window_samples
+from student.model.masks import length_mask
 
 _FLOOR = 1e-7  # power of a mel bin; 16-bit rounding noise lies near it
-_DEFAULT = FeatureConfig()
 
 
 class LogMel(nn.Module):
@@ -28,7 +28,7 @@ class LogMel(nn.Module):
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
-        self.window_samples, self.hop_samples = _window_samples(config), _hop_samples(config)
+        self.window_samples, self.hop_samples = window_samples(config), hop_samples(config)
         fft_samples = 1 << (self.window_samples - 1).bit_length()
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate=config.sample_rate_hz,
@@ -55,9 +55,8 @@ class LogMel(nn.Module):
         """
         energies, frame_lengths = self.log_energies(waveforms, sample_lengths)
         features = (energies - self.mean) / self.deviation
-        frames = torch.arange(features.shape[1], device=features.device)
-        padding = frames >= frame_lengths.unsqueeze(1)
-        return features.masked_fill(padding.unsqueeze(2), 0.0), frame_lengths
+        mask = length_mask(frame_lengths, features.shape[1])
+        return features.masked_fill(~mask.unsqueeze(2), 0.0), frame_lengths
 
     def log_energies(self, waveforms: Tensor, sample_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel energies before normalisation, (B, T, mel_bins), and frame lengths; padding undefined."""
@@ -77,29 +76,10 @@ class LogMel(nn.Module):
         for waveforms, sample_lengths in batches:
             device = self.mean.device
             energies, frame_lengths = self.log_energies(waveforms.to(device), sample_lengths.to(device))
-            frames = torch.arange(energies.shape[1], device=device)
-            real = energies[frames < frame_lengths.unsqueeze(1)].double().cpu()
+            real = energies[length_mask(frame_lengths, energies.shape[1])].double().cpu()
             count += real.shape[0]
             total += real.sum(0)
             squares += real.square().sum(0)
         mean = total / count
         self.mean.copy_(mean)
         self.deviation.copy_((squares / count - mean.square()).clamp(min=1e-4).sqrt())
-
-
-def frames_of(num_samples: Tensor, config: FeatureConfig = _DEFAULT) -> Tensor:
-    """Whole 10 ms frames of so many samples, int64, elementwise."""
-    return ((num_samples - _window_samples(config)) // _hop_samples(config) + 1).clamp(min=0)
-
-
-def frames_after_subsampling(num_samples: int, config: FeatureConfig = _DEFAULT) -> int:
-    """Encoder frames (40 ms) of an utterance of so many samples; CTC needs one per unit and per repeat."""
-    return int(frames_after_convolutions(frames_of(torch.tensor(num_samples), config)))
-
-
-def _window_samples(config: FeatureConfig) -> int:
-    return round(config.sample_rate_hz * config.window_milliseconds / 1000)
-
-
-def _hop_samples(config: FeatureConfig) -> int:
-    return round(config.sample_rate_hz * config.hop_milliseconds / 1000)

@@ -8,12 +8,13 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
+from teacher_cache.common.sizes import MEBIBYTE
+
 _BYTES = 4  # of a float32
-_MEGABYTE = 1 << 20
 
 
 class PieceScores(NamedTuple):
-    """What a decoder says of the teacher's P pieces, before the projection that makes it large.
+    """A decoder's scores of the teacher's P pieces, before the projection that makes it large.
 
     states : (..., D)     weight : (P, D)     bias : (P,)
     """
@@ -26,13 +27,13 @@ class PieceScores(NamedTuple):
         """Unnormalised scores, (..., P)."""
         return functional.linear(self.states, self.weight, self.bias)
 
-    def at(self, places: Tensor) -> PieceScores:
-        """The scores of some positions of the flattened grid, states (R, D); places : int64 (R,)."""
-        return self._replace(states=self.states.flatten(0, -2)[places])
+    def at(self, positions: Tensor) -> PieceScores:
+        """The scores of some positions of the flattened grid, states (R, D); positions : int64 (R,)."""
+        return self._replace(states=self.states.flatten(0, -2)[positions])
 
-    def slices(self, megabytes: float) -> Iterator[tuple[slice, PieceScores]]:
-        """Runs of positions, states (R, D), whose float32 logits fit in so many megabytes."""
-        step = max(1, int(megabytes * _MEGABYTE / (_BYTES * len(self.weight))))
+    def slices(self, mebibytes: float) -> Iterator[tuple[slice, PieceScores]]:
+        """Runs of positions, states (R, D), whose float32 logits fit in so many MiB."""
+        step = max(1, int(mebibytes * MEBIBYTE / (_BYTES * len(self.weight))))
         for start in range(0, len(self.states), step):
             rows = slice(start, start + step)
             yield rows, self._replace(states=self.states[rows])
@@ -42,12 +43,12 @@ class StudentOutput(NamedTuple):
     """What a forward pass yields, by layer (1-based; the final layer is `num_layers`).
 
     ctc_logits : (B, T', num_units) of the final layer, and of the taps where they are trained by CTC
-    piece_scores : what the decoders say of the teacher's pieces, before the projection; empty where no
+    piece_scores : the decoders' scores of the teacher's pieces, before the projection; empty where no
         piece inputs were given
     frame_lengths : int64 (B,), frames of 40 ms
     teacher_scores : the same of the decoders that learn the teacher's distributions; those of
         `piece_scores` unless decoder.separate
-    hidden : (B, T', D), what heads and decoders hear
+    hidden : (B, T', D), what heads and decoders take
     """
 
     ctc_logits: dict[int, Tensor]

@@ -54,7 +54,7 @@ class Bert2CTC(nn.Module):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The decoders that hear each layer: one for both tasks, or one each where both are weighed."""
+        """The decoders at each layer: one for both tasks, or one each where both are weighed."""
         weight = self.config.objective.distillation_weight
         if not self.config.decoder.separate or weight in (0, 1):
             return ("",)
@@ -107,7 +107,7 @@ class Bert2CTC(nn.Module):
         role: str = "",
         layers: tuple[int, ...] = (),
     ) -> dict[int, PieceScores]:
-        """What the decoders say by layer, states (B, U + 1, D), or (B, T', D) of an alignment head.
+        """The decoders' scores by layer, states (B, U + 1, D), or (B, T', D) of an alignment head.
 
         windows : bool (B, U + 1, T'), True where a token may attend     role : one of `roles`
         layers : to decode, none means all
@@ -145,12 +145,6 @@ class Bert2CTC(nn.Module):
         decoder = self.decoders[self._decoder_name(layer, role)]
         assert isinstance(decoder, AttentionDecoder | AlignmentHead)
         return decoder
-
-    def for_inference(self) -> Bert2CTC:
-        """A copy in eval mode that holds features, encoder and CTC head, no decoder's weights."""
-        model = Bert2CTC(self.config, self.num_units, None)
-        model.load_state_dict(inference_state(self.state_dict()))
-        return model.to(self.ctc_head.weight.device).eval()
 
     def _conditioning(self, hidden: Tensor) -> Tensor:
         """What self-conditioning adds to a tap (Nozaki and Komatsu 2021, equation 12)."""

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who is who, and the sums that make them one.
+"""Several processes that train one model: their ranks, and the sums over them.
 
 Losses are divided by the utterances of the global batch before they are differentiated, so that the sum of
 all ranks' gradients is the gradient of the whole; it is formed once a step, whatever each rank's share was.
@@ -84,7 +84,7 @@ def num_ranks_here() -> int:
 
 @contextmanager
 def joined_ranks(device_name: str) -> Iterator[Ranks]:
-    """This process's place among those that torchrun started; alone where it did not.
+    """This process's rank among those that torchrun started; alone where it did not.
 
     device_name : of the config; each rank takes the GPU of its local number, or the CPU (gloo).
     Raises StudentError where there are more ranks than GPUs.

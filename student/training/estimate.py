@@ -18,9 +18,10 @@ from student.training.log import RunLog
 from student.training.memory import high_water_megabytes
 from student.training.run import Run
 from student.training.run_folder import saved_steps, step_path
+from teacher_cache.common.sizes import MEGABYTE
 
 _WARM_UP_STEPS, _TIMED_STEPS = 1, 3
-_MEGABYTE, _SECONDS_PER_HOUR = 1e6, 3600
+_SECONDS_PER_HOUR = 3600
 _FILES_BEYOND_KEPT = 2  # one more while it is written, and final.pt, which is smaller
 
 
@@ -66,7 +67,7 @@ def estimate_training(job: TrainingJob, say: Callable[[str], None]) -> TrainingE
     state = _bytes(run.model.state_dict().values())
     entries = run.optimisation.optimiser.state.values()
     moments = [tensor for entry in entries for tensor in entry.values() if torch.is_tensor(tensor)]
-    size = (state + _bytes(moments) + len(data.units.model_bytes)) / _MEGABYTE
+    size = (state + _bytes(moments) + len(data.units.model_bytes)) / MEGABYTE
     trainer = job.config.trainer
     kept = trainer.keep_checkpoints + trainer.keep_best_checkpoints + _FILES_BEYOND_KEPT
     weights = {name: parameter.numel() for name, parameter in run.model.named_parameters()}
@@ -106,5 +107,5 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def _peak_memory_megabytes(device: torch.device) -> float:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _MEGABYTE
+        return torch.cuda.max_memory_allocated(device) / MEGABYTE
     return high_water_megabytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from student.errors import StudentError
 from student.model.student_model import Bert2CTC
 from student.training.checkpoint import Checkpoint, load_checkpoint
 from student.training.run_folder import model_path, saved_steps, step_path
+from teacher_cache.common.differences import differences, listed, phrases
 
 _FREE_KEYS = {"conformer": {"dropout", "taps"}, "features": set[str]()}  # they shape no weight
 _SHOWN = 5
@@ -57,20 +59,24 @@ def _richest_checkpoint(initial: Path) -> Path:
 
 
 def _refuse_what_differs(path: Path, checkpoint: Checkpoint, config: StudentConfig, units: bytes) -> None:
-    own, other = asdict(config), asdict(checkpoint.config)
-    differing = [
-        f"{table}.{key} {other[table][key]!r}, here {value!r}"
-        for table, free in _FREE_KEYS.items()
-        for key, value in own[table].items()
-        if key not in free and other[table][key] != value
-    ]
+    found = differences(_shaping(checkpoint.config), _shaping(config))
+    differing = phrases(found, "{key} {old!r}, here {new!r}")
     if checkpoint.units_model != units:
         differing.append("other CTC units: prepare the data with the units of that run")
     if differing:
         raise StudentError(
-            f"{path} cannot be fine-tuned by this config: {'; '.join(differing[:_SHOWN])}; "
+            f"{path} cannot be fine-tuned by this config: {listed(differing, _SHOWN)}; "
             "make them equal, or leave out trainer.initial_checkpoint"
         )
+
+
+def _shaping(config: StudentConfig) -> dict[str, dict[str, Any]]:
+    """The tables that shape weights, without the keys that do not."""
+    tables = asdict(config)
+    return {
+        name: {key: value for key, value in tables[name].items() if key not in free}
+        for name, free in _FREE_KEYS.items()
+    }
 
 
 def _fits_decoders(taken: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
@@ -86,6 +92,6 @@ def _refuse_shapes(path: Path, taken: dict[str, Tensor], wanted: dict[str, Tenso
     ]
     if faults:
         raise StudentError(
-            f"{path}: weights of another shape: {'; '.join(faults[:_SHOWN])}; "
+            f"{path}: weights of another shape: {listed(faults, _SHOWN)}; "
             "take a checkpoint of this model, or leave out trainer.initial_checkpoint"
         )

@@ -6,15 +6,16 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing, nullcontext, suppress
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torch.utils.tensorboard import SummaryWriter
-
+from student.errors import StudentError
+from student.files import AppendedFile, write_text
+from student.training.event_file import EventFile
 from student.training.run_folder import LOG_NAME, METRICS_NAME
-from teacher_cache.common.files import write_whole
 
 
 class RunLog:
@@ -24,11 +25,12 @@ class RunLog:
     """
 
     def __init__(self, run_dir: Path, resumed_step: int) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
         _keep_until(run_dir / METRICS_NAME, resumed_step)
-        self._metrics = (run_dir / METRICS_NAME).open("a", encoding="utf-8", buffering=1)
-        self._log = (run_dir / LOG_NAME).open("a", encoding="utf-8", buffering=1)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step + 1)
+        with ExitStack() as files:
+            self._metrics = files.enter_context(closing(AppendedFile(run_dir / METRICS_NAME)))
+            self._log = files.enter_context(closing(AppendedFile(run_dir / LOG_NAME)))
+            self._board = files.enter_context(closing(EventFile(run_dir / "tensorboard", resumed_step + 1)))
+            self._files = files.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -36,11 +38,10 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._write_line(f"{kind.__name__ if kind else 'error'}: {error}")
-        self._board.close()
-        self._metrics.close()
-        self._log.close()
+        # a disk that refuses must not hide the error that ended the run
+        with suppress(StudentError) if error is not None else nullcontext(), self._files:
+            if error is not None:
+                self._write_line(f"{kind.__name__ if kind else 'error'}: {error}")
 
     def say(self, line: str) -> None:
         """Show a line on standard error and keep it in log.txt."""
@@ -50,12 +51,12 @@ class RunLog:
     def figures(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
         """Keep the figures of a step; NaN and infinity are kept as null."""
         entry = {name: value if isfinite(value) else None for name, value in figures.items()}
-        self._metrics.write(json.dumps({"step": step, "kind": kind, **entry}) + "\n")
-        for name, value in figures.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._metrics.write((json.dumps({"step": step, "kind": kind, **entry}) + "\n").encode())
+        self._board.scalars(step, {f"{kind}/{name}": value for name, value in figures.items()})
 
     def _write_line(self, line: str) -> None:
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n"
+        self._log.write(stamped.encode("utf-8", errors="backslashreplace"))
 
 
 class SilentLog(RunLog):
@@ -87,4 +88,4 @@ def _keep_until(metrics: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break
-    write_whole(metrics, "".join(kept))
+    write_text(metrics, "".join(kept))

@@ -1,4 +1,4 @@
-"""Memory: what this process has held, and too little of it told in one line before the first step."""
+"""Memory: what this process has held, and too little of it reported in one line before the first step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from student.data.sampler import BatchSampler, Indices
 from student.errors import StudentError
 from student.loss.objective import Objective
 from student.training.device import describe_device
+from teacher_cache.common.sizes import MEGABYTE
 
 _KEY = "trainer.micro_batch_seconds"
-_MEGABYTE = 1e6
 LossOf = Callable[[SpeechBatch, int], Objective]  # of a batch and its utterances
 
 
@@ -43,32 +43,32 @@ def probe_memory(
     """Rehearse the largest batches of the epoch. Raises StudentError where one does not fit."""
     device = next(model.parameters()).device
     keys = [[(epoch, int(index)) for index in batch] for batch in largest_batches(sampler, epoch)]
-    for heard in load_batches(speech, keys):
-        with memory_advice(heard, config, device):
-            rehearse(model, heard, loss_of)
+    for batch in load_batches(speech, keys):
+        with memory_advice(batch, config, device):
+            rehearse(model, batch, loss_of)
 
 
-def rehearse(model: nn.Module, heard: SpeechBatch, loss_of: LossOf) -> None:
+def rehearse(model: nn.Module, batch: SpeechBatch, loss_of: LossOf) -> None:
     """One forward and backward pass beside room for AdamW's two moments; the model stays as it was.
 
     Draws dropout from the default generator, which every step seeds anew.
     """
     room = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]
     try:
-        loss_of(heard, len(heard.indices)).loss.backward()  # type: ignore[no-untyped-call]
+        loss_of(batch, len(batch.indices)).loss.backward()  # type: ignore[no-untyped-call]
     finally:
         del room
         model.zero_grad(set_to_none=True)
 
 
 @contextmanager
-def memory_advice(heard: SpeechBatch, config: StudentConfig, device: torch.device) -> Iterator[None]:
+def memory_advice(batch: SpeechBatch, config: StudentConfig, device: torch.device) -> Iterator[None]:
     """Turn PyTorch's out-of-memory error into one line that names the setting to lower."""
     try:
         yield
     except torch.OutOfMemoryError:
-        longest = float(heard.sample_lengths.max()) / config.features.sample_rate_hz
-        count, limit = len(heard.indices), config.trainer.micro_batch_seconds
+        longest = float(batch.sample_lengths.max()) / config.features.sample_rate_hz
+        count, limit = len(batch.indices), config.trainer.micro_batch_seconds
         lower = "lower data.max_seconds" if count == 1 else f"lower {_KEY} (now {limit:g})"
         raise StudentError(
             f"out of memory on {describe_device(device)}: a batch of {count * longest:.0f} s ({count} x "
@@ -77,13 +77,13 @@ def memory_advice(heard: SpeechBatch, config: StudentConfig, device: torch.devic
 
 
 def high_water_megabytes() -> float:
-    """The most that this process has held at a time, in megabytes of 10^6 bytes.
+    """The most that this process has held at a time, in MB.
 
     On Linux from /proc: getrusage there also counts what the process that started this one had held.
     """
     status = Path("/proc/self/status")
     if status.is_file():
         (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024 / _MEGABYTE
+        return int(line.split()[1]) * 1024 / MEGABYTE
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MEGABYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE

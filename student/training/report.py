@@ -12,6 +12,7 @@ from student.data.dataset import SpeechDataset
 from student.training.device import Precision, describe_device
 from student.training.run_folder import TrainingResult
 
+LEAST_GAIN_FROM_LISTENING = 0.02  # of dev accuracy, by its own audio in place of another's
 _FINAL_TERMS = ("ctc", "ce_final", "kd_final", "ctc_pieces_final")  # those of the taps are in TensorBoard
 
 
@@ -33,6 +34,23 @@ def progress_note(figures: Mapping[str, float]) -> str:
     return (
         f"epoch {figures['epoch']:.0f} loss {figures['loss']:.2f} ({terms}) "
         f"rate {figures['learning_rate']:.1e} {figures['audio_seconds_per_second']:.0f} x real time"
+    )
+
+
+def deafness_warning(figures: Mapping[str, float]) -> str:
+    """A line where the final decoder hardly owes anything to the utterance's own audio; "" where it does.
+
+    figures : of `dev_figures`
+    """
+    if "accuracy_deaf_final" not in figures:
+        return ""
+    own, other = figures["accuracy_final"], figures["accuracy_deaf_final"]
+    if own - other >= LEAST_GAIN_FROM_LISTENING:
+        return ""
+    return (
+        f"warning: the final decoder guesses {own:.1%} with the utterance's own audio and {other:.1%} with "
+        "another's: it answers from text, and the encoder learns little of it; see decoder.history "
+        '("none") and decoder.attention ("aligned")'
     )
 
 

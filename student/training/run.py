@@ -27,7 +27,7 @@ from student.training.fine_tuning import begin_from
 from student.training.log import RunLog
 from student.training.memory import probe_memory
 from student.training.optimisation.step import Optimisation
-from student.training.report import closing_lines, introduction, progress_note
+from student.training.report import closing_lines, deafness_warning, introduction, progress_note
 from student.training.run_folder import (
     FINAL_NAME,
     TrainingResult,
@@ -142,6 +142,8 @@ class Run:
         self.log.figures(self.step, "dev", figures)
         shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.log.say(f"step {self.step} dev: {shown}")
+        if warning := deafness_warning(figures):
+            self.log.say(warning)
         self.dev_wer = figures["wer"]
         best, trainer = best_step(self.job.run_dir), self.config.trainer
         if best is None or self.dev_wer < best[1]:

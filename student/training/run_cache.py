@@ -6,34 +6,42 @@ import json
 from pathlib import Path
 
 from student.errors import StudentError
-from teacher_cache.common.files import write_json
+from student.files import write_json
 from teacher_cache.store import Manifest
 from teacher_cache.store.provenance import CacheOrigin, origin_differences, origin_of
 
 CACHE_NAME = "cache.json"
 
 
-def hold_to_cache(run_dir: Path, manifest: Manifest, *, begins: bool) -> None:
-    """Write down the cache of a run that begins; StudentError where a run goes on with another."""
-    if begins:
-        write_json(run_dir / CACHE_NAME, origin_of(manifest).to_json())
-    else:
-        refuse_another_cache(run_dir, manifest)
+def note_cache(run_dir: Path, manifest: Manifest) -> None:
+    """Write down where the labels of a run that begins come from."""
+    write_json(run_dir / CACHE_NAME, origin_of(manifest).to_json())
 
 
-def refuse_another_cache(run_dir: Path, manifest: Manifest) -> None:
-    """StudentError that names what differs between the run's cache and this one; a run may lack a note."""
-    began = _noted(run_dir)
-    if began is None or began.fingerprint == manifest.fingerprint:
+def require_same_cache(
+    run_dir: Path, began: str, now: str, manifest: Manifest | None = None, source: str = ""
+) -> None:
+    """StudentError where a run goes on with another cache than it began with.
+
+    began, now : fingerprints, "" for none     manifest : of the cache now, so that what differs is named
+    where the run noted its own     source : where the cache now comes from, for the message
+    """
+    if began == now:
         return
-    differences = "; ".join(origin_differences(began, origin_of(manifest)))
+    noted = _noted(run_dir) if manifest is not None else None
+    phrases: list[str] = []
+    if manifest is not None and noted is not None and noted.fingerprint == began:
+        phrases = origin_differences(noted, origin_of(manifest))
+    other = f"{now or 'none'} of {source}" if source else now or "none"
+    how = f" ({'; '.join(phrases)})" if phrases else ""
     raise StudentError(
-        f"{run_dir}: began with cache {began.fingerprint}, not {manifest.fingerprint} ({differences}); "
-        "name that one with --cache, or start a new run with RUN="
+        f"{run_dir}: began with cache {began or 'none'}, not {other}{how}; name that one with --cache, or "
+        "start a new run with RUN="
     )
 
 
 def _noted(run_dir: Path) -> CacheOrigin | None:
+    """What `note_cache` wrote, None in an older run."""
     path = run_dir / CACHE_NAME
     if not path.is_file():
         return None

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from student.errors import StudentError
-from teacher_cache.common.files import write_json
+from student.files import disk_faults_told, write_json
 
 FINAL_NAME, METRICS_NAME, LOG_NAME, RESULT_NAME = "final.pt", "metrics.jsonl", "log.txt", "result.json"
 _FOLDER, _BEST_NAME = "checkpoints", "best.json"
@@ -113,7 +113,7 @@ class TrainingResult:
     """How a run ended; `result.json` in its folder.
 
     dev_wer, best_dev_wer : 0 and up, None without a dev manifest     skipped_steps : NaN or infinite
-    seconds : spent training, over every start of the run     audio_seconds : heard, padding left out
+    seconds : spent training, over every start of the run     audio_seconds : trained on, padding left out
     data_wait_seconds : of `seconds`, spent waiting for audio
     initial_checkpoint : what the weights began from, "" where they began at random
     stopped_early : before max_steps, because trainer.early_stop_evaluations brought no better dev WER
@@ -164,21 +164,24 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 
     Raises RunBusy where another process holds it.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / _LOCK_NAME).open("a+", encoding="utf-8") as stream:
+    path = run_dir / _LOCK_NAME
+    with disk_faults_told(path):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab+", buffering=0)
+    with stream:
         if not _acquired(stream):
             stream.seek(0)
-            owner = stream.read().strip() or "unknown"
+            owner = stream.read().decode().strip() or "unknown"
             raise RunBusy(
                 f"{run_dir}: process {owner} is training it; wait for it or choose another folder with RUN="
             )
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
+        with disk_faults_told(path):
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n".encode())
         yield
 
 
-def _acquired(stream: TextIO) -> bool:
+def _acquired(stream: BinaryIO) -> bool:
     """Whether the lock is ours; asked more than once, because `is_running` holds it for a moment."""
     for _ in range(_LOCK_TRIES):
         try:

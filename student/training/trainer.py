@@ -12,8 +12,9 @@ from student.training.checkpoint import Checkpoint, load_checkpoint, saved_steps
 from student.training.distributed import ALONE, Ranks
 from student.training.log import RunLog, SilentLog
 from student.training.run import Run
-from student.training.run_cache import hold_to_cache
+from student.training.run_cache import note_cache, require_same_cache
 from student.training.run_folder import RunBusy, TrainingResult, read_result, run_lock
+from teacher_cache.common.differences import differences, listed, phrases
 
 __all__ = ["RunBusy", "TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
 
@@ -43,8 +44,12 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
         done = checkpoint.step if checkpoint else 0
         log = stack.enter_context(RunLog(job.run_dir, done) if ranks.is_first else SilentLog())
         data = load_training_data(job, checkpoint.pieces if checkpoint else None, log.say)
-        if data.train.labels is not None and ranks.is_first:
-            hold_to_cache(job.run_dir, data.train.labels.reader.manifest, begins=checkpoint is None)
+        manifest = data.train.labels.reader.manifest if data.train.labels else None
+        if checkpoint is not None:
+            began = checkpoint.cache_fingerprint
+            require_same_cache(job.run_dir, began, data.cache_fingerprint, manifest)
+        elif manifest is not None and ranks.is_first:
+            note_cache(job.run_dir, manifest)
         run = Run(job, data, log, checkpoint, ranks)
         run.train(stop)
         if ranks.is_first:
@@ -56,14 +61,9 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
 
 
 def _refuse_another_config(job: TrainingJob, checkpoint: Checkpoint) -> None:
-    differing = [
-        f"{table}.{key} {value!r}, now {now[table][key]!r}"
-        for now in [asdict(job.config)]
-        for table, entries in asdict(checkpoint.config).items()
-        for key, value in entries.items()
-        if now[table][key] != value
-    ]
-    if differing:
+    found = differences(asdict(checkpoint.config), asdict(job.config))
+    if found:
+        differing = listed(phrases(found, "{key} {old!r}, now {new!r}"))
         raise StudentError(
-            f"{job.run_dir}: began with another config ({'; '.join(differing)}); start a new run with RUN="
+            f"{job.run_dir}: began with another config ({differing}); start a new run with RUN="
         )

@@ -35,8 +35,8 @@ def dev_figures(
     """Figures by name; the model is left in the mode it came in.
 
     wer, cer, wer_tap<k> : of greedy decoding     ctc, ce_*, kd_* : terms per utterance, loss : their sum
-    accuracy_<layer> : next pieces that the decoder guesses; agreement_<layer> : where it likes the
-    teacher's likeliest piece best. Decoders' figures only where the cache covers the split.
+    accuracy_<layer> : next pieces that the decoder gets right; agreement_<layer> : where its likeliest
+    piece is the teacher's. Decoders' figures only where the cache covers the split.
     kd_per_token_final : in nats a token     accuracy_deaf_final, kd_per_token_deaf_final : of the final
         layer's decoder with the audio of the batch's next utterance; what it does not lose by that it does
         not owe to listening
@@ -49,15 +49,15 @@ def dev_figures(
     sums: dict[str, float] = defaultdict(float)
     batches = batches_of(dev.speech.seconds(0), config.trainer.micro_batch_seconds)
     keys = [[(0, int(index)) for index in batch] for batch in batches]
-    for heard in load_batches(dev.speech, keys, config.trainer.data_workers):
-        batch = dev.training_batch(heard, model.features, device, is_aligned)
+    for speech in load_batches(dev.speech, keys, config.trainer.data_workers):
+        batch = dev.training_batch(speech, model.features, device, is_aligned)
         listens = batch.decoder is not None and config.objective.branch == "attention"
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output, _ = run_model(model, batch, config)
             terms = objective_terms(output, batch, config, count)
             if dev.labels is not None or not config.objective.uses_branch:
                 terms["loss"] = combine(terms, objective_weights(config))
-            if listens and len(heard.indices) > 1:
+            if listens and len(speech.indices) > 1:
                 _count_listening(model, output, batch, config, sums)
                 sums["nats_own"] += count * float(terms.get("kd_final", 0.0))
         for name, term in terms.items():
@@ -66,7 +66,7 @@ def dev_figures(
             _count_pieces(output, batch.decoder, config, sums)
         for layer, logits in output.ctc_logits.items():
             rows = transcripts_of(logits, output.frame_lengths, units)
-            for index, text in zip(heard.indices, rows, strict=True):
+            for index, text in zip(speech.indices, rows, strict=True):
                 texts[layer][index] = text
     model.train(was_training)
     return _error_rates([u.text for u in dev.speech.utterances], texts) | _fractions(sums)
@@ -89,13 +89,13 @@ def _count_pieces(
     """Add guessed pieces, and positions where decoder and teacher agree, to `sums`."""
     rows = piece_rows(decoder)
     for layer, scores in output.piece_scores.items():
-        place = "final" if layer == config.conformer.num_layers else f"tap{layer}"
-        guesses = best_pieces(scores.at(rows.places), config.decoder.logits_megabytes)
-        sums[f"accuracy_{place}"] += int((guesses == rows.targets).sum())
+        layer_name = "final" if layer == config.conformer.num_layers else f"tap{layer}"
+        guesses = best_pieces(scores.at(rows.positions), config.decoder.logits_megabytes)
+        sums[f"accuracy_{layer_name}"] += int((guesses == rows.targets).sum())
         if rows.top_indices is not None and rows.top_logprobs is not None:
             likeliest = rows.top_indices.gather(-1, rows.top_logprobs.argmax(-1, keepdim=True))
             known = rows.top_logprobs.amax(-1).isfinite()
-            sums[f"agreement_{place}"] += int(((guesses == likeliest[:, 0]) & known).sum())
+            sums[f"agreement_{layer_name}"] += int(((guesses == likeliest[:, 0]) & known).sum())
     sums["pieces_accuracy"] += int((rows.targets >= 0).sum())
     sums["pieces_agreement"] += int(rows.is_token.sum())
 
@@ -107,9 +107,9 @@ def _count_listening(
     config: StudentConfig,
     sums: dict[str, float],
 ) -> None:
-    """Add what the final layer's decoders say when they hear another utterance to `sums`, and its pieces.
+    """Add to `sums` what the final layer's decoders score with the audio of another utterance.
 
-    Utterance i hears utterance i + 1 of the batch, its windows stretched to that one's length.
+    Utterance i gets the audio of utterance i + 1 of the batch, its windows stretched to that one's length.
     """
     assert batch.decoder is not None
     final, lengths = config.conformer.num_layers, output.frame_lengths
@@ -117,15 +117,15 @@ def _count_listening(
     if batch.decoder.unit_spans is not None:
         logits = output.ctc_logits[final]
         mask = attended_frames(logits, lengths, batch, config.decoder, other.frame_lengths).windows
-    rows, megabytes = piece_rows(batch.decoder), config.decoder.logits_megabytes
+    rows, mebibytes = piece_rows(batch.decoder), config.decoder.logits_megabytes
     inputs = batch.decoder.piece_inputs
     hard, soft = (
         model.decode(other, inputs, mask, role, (final,))[final] for role in (model.roles[0], model.roles[-1])
     )
-    guesses = best_pieces(hard.at(rows.places), megabytes)
+    guesses = best_pieces(hard.at(rows.positions), mebibytes)
     sums["accuracy_deaf_final"] += int((guesses == rows.targets).sum())
     sums["pieces_deaf"] += int((rows.targets >= 0).sum())
-    sums["nats_deaf"] += float(piece_losses(soft, rows, config.objective, megabytes, ["kd"]).get("kd", 0.0))
+    sums["nats_deaf"] += float(piece_losses(soft, rows, config.objective, mebibytes, ["kd"]).get("kd", 0.0))
     sums["tokens"] += int(rows.is_token.sum())
 
 

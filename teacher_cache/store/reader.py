@@ -12,6 +12,7 @@ import numpy as np
 
 from teacher_cache.common.differences import listed
 from teacher_cache.common.sizes import MEBIBYTE
+from teacher_cache.config import TAIL_POLICIES
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.store.arrays import CacheArrays
@@ -20,7 +21,7 @@ from teacher_cache.store.layout import dequantise
 from teacher_cache.store.manifest import Manifest, read_manifest
 from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
 from teacher_cache.store.row_backends import BACKENDS, ChunkRows, MemoryRows, RowBackend
-from teacher_cache.store.view import TAIL_POLICIES, Rows, View, log_mass, row_bytes
+from teacher_cache.store.view import Rows, View, log_mass, row_bytes
 
 MEMORY_MEGABYTES = 4096.0  # MiB, like every limit of memory
 NAMED_IN_ERRORS = 3

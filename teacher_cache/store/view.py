@@ -11,8 +11,6 @@ from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import MISSING_STEPS, Layout, dequantise
 
-TAIL_POLICIES = ("bucket", "renormalise")
-
 
 @dataclass(frozen=True, slots=True)
 class View:
