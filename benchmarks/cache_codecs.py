@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 from numcodecs import BitRound, Blosc, Delta, FixedScaleOffset, Zstd
+from options import cache_option, count_option, quick_option
 
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import CHUNK_COLUMNS, CHUNK_ROWS, LOGPROB_STEPS_PER_NAT, dequantise
@@ -140,11 +141,9 @@ def measured(array: str, values: np.ndarray, codec: Codec) -> str:
 
 
 @click.command()
-@click.option(
-    "--cache", type=click.Path(path_type=Path, exists=True), required=True, help="a published cache"
-)
-@click.option("--shards", default=4, show_default=True, help="of its shards, from the first on")
-@click.option("--quick", is_flag=True, help="one shard and one level")
+@cache_option(required=True)
+@count_option("shards", 4, "of its shards, from the first on")
+@quick_option("one shard and one level")
 def main(cache: Path, shards: int, quick: bool) -> None:
     """Compare codecs on the rows of a real cache."""
     arrays = CacheArrays(cache)

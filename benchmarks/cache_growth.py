@@ -10,7 +10,6 @@ of the fresh build are written and published again, apart from the teacher, and 
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -19,6 +18,15 @@ from typing import Any
 
 import click
 import numpy as np
+from options import (
+    count_option,
+    dtype_option,
+    json_option,
+    quick_option,
+    teacher_option,
+    text_option,
+    write_figures,
+)
 from rich.console import Console
 from rich.table import Table
 from teacher_throughput import read_transcripts
@@ -114,13 +122,13 @@ def measure(folder: Path, teacher: Path, texts: list[str], extra: int, dtype: st
 
 
 @click.command()
-@click.option("--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--text", type=click.Path(path_type=Path, exists=True), required=True, help="lines: ID TEXT")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--transcripts", default=3000, show_default=True, help="of the first build")
-@click.option("--seed", default=1, show_default=True)
-@click.option("--quick", is_flag=True, help="100 transcripts")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures there")
+@teacher_option
+@text_option
+@dtype_option("float32")
+@count_option("transcripts", 3000, "of the first build")
+@count_option("seed", 1)
+@quick_option("100 transcripts")
+@json_option
 def main(
     teacher: Path,
     text: Path,
@@ -152,8 +160,7 @@ def main(
         f"{figures['shards']} shards: scoring {figures['scoring_seconds']:.1f} s, writing "
         f"{figures['write_seconds']:.2f} s ({share:.1%}), publishing {figures['publish_seconds']:.2f} s once"
     )
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_figures(json_file, figures)
 
 
 if __name__ == "__main__":  # Dask's worker imports this file again

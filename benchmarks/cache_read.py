@@ -11,7 +11,6 @@ smallest that each format's own codecs reach, and ours with everything.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import cache_rivals as rivals
 import click
 import numpy as np
 import torch
+from options import cache_option, count_option, json_option, quick_option, write_figures
 from rich.console import Console
 from rich.table import Table
 from synthetic_rows import synthetic_cache
@@ -266,13 +266,11 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 
 
 @click.command()
-@click.option(
-    "--cache", type=click.Path(path_type=Path, exists=True), help="a published cache; else random rows"
-)
-@click.option("--top-k", default=16, show_default=True, help="candidates that the batches read")
+@cache_option(required=False, otherwise="random rows")
+@count_option("top-k", 16, "candidates that the batches read")
 @click.option("--scratch", type=click.Path(path_type=Path), help="where to write; else the temporary folder")
-@click.option("--quick", is_flag=True, help="few batches, and workers by fork only")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures there")
+@quick_option("few batches, and workers by fork only")
+@json_option
 def main(cache: Path | None, top_k: int, scratch: Path | None, quick: bool, json_file: Path | None) -> None:
     """Compare the ways to read a teacher's labels."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -283,8 +281,7 @@ def main(cache: Path | None, top_k: int, scratch: Path | None, quick: bool, json
     for table in tables(figures):
         console.print(table)
     console.print(f"{figures['rows']:,} rows of {figures['passages']:,} passages, k' = {top_k}")
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_figures(json_file, figures)
 
 
 warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # four are asked for

@@ -9,12 +9,12 @@ instead of a full batch: what another order of the sums changes, at equal precis
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from options import count_option, json_option, quick_option, teacher_option, text_option, write_figures
 from rich.console import Console
 from rich.table import Table
 from teacher_throughput import BATCH_TOKENS, read_transcripts
@@ -91,13 +91,13 @@ def measure(folder: Path, texts: list[str], device: str) -> dict[str, dict[str, 
 
 
 @click.command()
-@click.option("--teacher", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--text", type=click.Path(path_type=Path, exists=True), required=True, help="lines: ID TEXT")
+@teacher_option
+@text_option
 @click.option("--device", type=click.Choice(sorted(BATCH_TOKENS)), default="cpu", show_default=True)
-@click.option("--transcripts", default=200, show_default=True)
-@click.option("--seed", default=1, show_default=True)
-@click.option("--quick", is_flag=True, help="8 transcripts")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures there")
+@count_option("transcripts", 200)
+@count_option("seed", 1)
+@quick_option("8 transcripts")
+@json_option
 def main(
     teacher: Path,
     text: Path,
@@ -120,8 +120,7 @@ def main(
     console.print(
         f"KL in nats a row, {figures['control']['rows']:,} rows, {device}, {torch.get_num_threads()} threads"
     )
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_figures(json_file, figures)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,21 @@ costs the same whatever their number, and is told apart.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import click
+from options import (
+    count_option,
+    dtype_option,
+    json_option,
+    quick_option,
+    text_option,
+    vocabulary_option,
+    write_figures,
+)
 from rich.console import Console
 from rich.table import Table
 from teacher_throughput import SIZES, make_teacher, read_transcripts
@@ -49,15 +57,15 @@ def build_seconds(
 
 
 @click.command()
-@click.option("--text", type=click.Path(path_type=Path, exists=True), required=True, help="lines: ID TEXT")
-@click.option("--vocabulary", type=click.Path(path_type=Path, exists=True), required=True, help="vocab.txt")
+@text_option
+@vocabulary_option
 @click.option("--size", type=click.Choice(sorted(SIZES)), default="small", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="bfloat16", show_default=True)
+@dtype_option("bfloat16")
 @click.option("--workers", multiple=True, type=int, default=(1, 2), show_default=True)
-@click.option("--transcripts", default=600, show_default=True)
-@click.option("--rounds", default=2, show_default=True)
-@click.option("--quick", is_flag=True, help="100 transcripts, one round")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures there")
+@count_option("transcripts", 600)
+@count_option("rounds", 2)
+@quick_option("100 transcripts, one round")
+@json_option
 def main(
     text: Path,
     vocabulary: Path,
@@ -96,15 +104,14 @@ def main(
     console = Console()
     console.print(table)
     console.print(f"{rows:,} rows, bert-{size}, {dtype}, one thread a worker")
-    if json_file:
-        figures = {
-            "rows": rows,
-            "model": f"bert-{size}",
-            "dtype": dtype,
-            "scoring_seconds": median,
-            "speed_up": {count: median[first] / median[count] for count in workers},
-        }
-        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    figures = {
+        "rows": rows,
+        "model": f"bert-{size}",
+        "dtype": dtype,
+        "scoring_seconds": median,
+        "speed_up": {count: median[first] / median[count] for count in workers},
+    }
+    write_figures(json_file, figures)
 
 
 if __name__ == "__main__":  # Dask's workers import this file again

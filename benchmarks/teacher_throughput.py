@@ -10,7 +10,6 @@ the encoder's own matrix shapes in the same rounds.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -21,6 +20,15 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from options import (
+    count_option,
+    dtype_option,
+    json_option,
+    quick_option,
+    text_option,
+    vocabulary_option,
+    write_figures,
+)
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
@@ -172,17 +180,17 @@ def measure(folder: Path, texts: Sequence[str], dtype: str, device: str, rounds:
 
 
 @click.command()
-@click.option("--text", type=click.Path(path_type=Path, exists=True), required=True, help="lines: ID TEXT")
-@click.option("--vocabulary", type=click.Path(path_type=Path, exists=True), required=True, help="vocab.txt")
+@text_option
+@vocabulary_option
 @click.option("--size", type=click.Choice(sorted(SIZES)), default="base", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="bfloat16", show_default=True)
+@dtype_option("bfloat16")
 @click.option("--device", type=click.Choice(sorted(BATCH_TOKENS)), default="cpu", show_default=True)
 @click.option("--threads", default=0, help="0: as many as PyTorch chooses")
-@click.option("--transcripts", default=64, show_default=True)
-@click.option("--rounds", default=3, show_default=True)
-@click.option("--seed", default=1, show_default=True)
-@click.option("--quick", is_flag=True, help="8 transcripts, one round")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures there")
+@count_option("transcripts", 64)
+@count_option("rounds", 3)
+@count_option("seed", 1)
+@quick_option("8 transcripts, one round")
+@json_option
 def main(
     text: Path,
     vocabulary: Path,
@@ -218,8 +226,7 @@ def main(
         f"{figures['rows']:,} rows, bert-{size}, {device}, {figures['threads']} threads, "
         f"{figures['matrix_flops_per_second'] / 1e9:,.0f} GFLOP/s at the encoder's shapes"
     )
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_figures(json_file, figures)
 
 
 if __name__ == "__main__":

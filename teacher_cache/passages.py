@@ -16,7 +16,7 @@ DIGEST_BYTES = 16
 class TranscriptEntry(Protocol):
     """What a manifest must say about an utterance; `text` is normalised already.
 
-    chapter : unique within the split     position : place within the chapter
+    chapter : unique within the split     position : ascends within the chapter
     """
 
     @property
@@ -67,8 +67,8 @@ def passages_of(entries: Sequence[TranscriptEntry], config: CacheConfig) -> list
     passages: list[Passage | None] = [None] * len(entries)
     for members in _chapters(entries):
         texts = [entries[member].text for member in members]
-        for place, member in enumerate(members):
-            passages[member] = _in_context(texts, place, config.context_words)
+        for index, member in enumerate(members):
+            passages[member] = _in_context(texts, index, config.context_words)
     return [passage for passage in passages if passage is not None]
 
 
@@ -91,10 +91,10 @@ def _chapters(entries: Sequence[TranscriptEntry]) -> list[list[int]]:
     return [[members[position] for position in sorted(members)] for members in chapters.values()]
 
 
-def _in_context(texts: Sequence[str], place: int, budget_words: int) -> Passage:
+def _in_context(texts: Sequence[str], index: int, budget_words: int) -> Passage:
     left: list[str] = []
     right: list[str] = []
-    sides = [(left, range(place - 1, -1, -1)), (right, range(place + 1, len(texts)))]
+    sides = [(left, range(index - 1, -1, -1)), (right, range(index + 1, len(texts)))]
     open_sides = [(chosen, iter(candidates)) for chosen, candidates in sides]
     while open_sides:
         chosen, candidates = open_sides.pop(0)
@@ -107,4 +107,4 @@ def _in_context(texts: Sequence[str], place: int, budget_words: int) -> Passage:
         budget_words -= words
         chosen.append(texts[neighbour])
         open_sides.append((chosen, candidates))
-    return Passage(" ".join(reversed(left)), texts[place], " ".join(right))
+    return Passage(" ".join(reversed(left)), texts[index], " ".join(right))

@@ -18,8 +18,8 @@ def test_every_digest_is_found_at_its_place_and_no_other(digests: set[bytes], ot
     # zero bytes at the end matter: numpy strips them from fixed-length strings
     ordered = sorted(digests | {digest[:15] + b"\x00" for digest in digests} | {bytes(16)})
     index = DigestIndex(table(ordered))
-    assert [index.place(digest) for digest in ordered] == list(range(len(ordered)))
-    assert index.places(table(ordered)).tolist() == list(range(len(ordered)))
+    assert [index.position(digest) for digest in ordered] == list(range(len(ordered)))
+    assert index.positions(table(ordered)).tolist() == list(range(len(ordered)))
     expected = ordered.index(other) if other in ordered else -1
-    assert index.place(other) == expected
-    assert index.places(table([other, ordered[0]])).tolist() == [expected, 0]
+    assert index.position(other) == expected
+    assert index.positions(table([other, ordered[0]])).tolist() == [expected, 0]

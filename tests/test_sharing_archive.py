@@ -19,7 +19,7 @@ from pipeline.cli import main
 from teacher_cache.errors import CacheError
 from teacher_cache.sharing.archive import pack_cache, unpack_archive
 from teacher_cache.sharing.file_list import contents_of
-from teacher_cache.sharing.receive import Arrival
+from teacher_cache.sharing.receive import ReceivedCache
 from teacher_cache.sharing.transport import Incoming, opened
 from teacher_cache.store import collect_garbage
 from teacher_cache.store.verify import verify_cache
@@ -32,12 +32,12 @@ def archive(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack_cache(cache, tmp_path_factory.mktemp("packed") / "cache.tar").path
 
 
-def unpack(source: str, root: Path) -> Arrival:
+def unpack(source: str, root: Path) -> ReceivedCache:
     with opened(source) as incoming:
         return unpack_archive(incoming, source, root, lambda line: None)
 
 
-def unpack_bytes(data: bytes, root: Path) -> Arrival:
+def unpack_bytes(data: bytes, root: Path) -> ReceivedCache:
     return unpack_archive(Incoming(io.BytesIO(data), "it"), "it", root, lambda line: None)
 
 
@@ -54,7 +54,7 @@ def is_untouched(root: Path) -> bool:
 
 def test_what_is_packed_comes_back_byte_for_byte(cache: Path, archive: Path, tmp_path: Path) -> None:
     arrival = unpack(str(archive), tmp_path)
-    assert arrival == Arrival(tmp_path / cache.name, cache.name, is_new=True)
+    assert arrival == ReceivedCache(tmp_path / cache.name, cache.name, is_new=True)
     assert tree(arrival.path) == tree(cache)
     assert verify_cache(arrival.path) == []
     assert not list((tmp_path / ".building").glob("*"))

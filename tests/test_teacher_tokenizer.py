@@ -45,7 +45,7 @@ def test_passages_come_back_one_by_one(tokens: EncodedPassages) -> None:
 def test_some_of_them_are_the_same_in_any_order_and_over_any_way(tokens: EncodedPassages) -> None:
     order = np.random.default_rng(0).permutation(len(tokens))
     taken = tokens.take(order)
-    assert all(equal(taken[place], tokens[number]) for place, number in enumerate(order.tolist()))
+    assert all(equal(taken[index], tokens[number]) for index, number in enumerate(order.tolist()))
     halves = EncodedPassages.concatenate([tokens.take(np.arange(7)), tokens.take(np.arange(7, len(tokens)))])
     again = pickle.loads(pickle.dumps(EncodedPassages.of(list(tokens))))
     for other in (halves, again):

@@ -30,7 +30,7 @@ from transformers import (
 
 from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher_training.examples import PlacedMasks, training_order
+from teacher_cache.teacher_training.examples import SeededMasks, training_order
 from teacher_cache.teacher_training.request import TeacherTrainingRequest
 from teacher_cache.teacher_training.tokens import TokenTable, tokenise
 from teacher_cache.teacher_training.train import train_teacher
@@ -128,7 +128,7 @@ def test_the_projection_sees_masked_rows_alone(tmp_path: Path) -> None:
 
 def test_masks_follow_from_seed_and_place_alone() -> None:
     tokenizer = make_tokenizer("words", 0, None, sentences(50))
-    masks = PlacedMasks(tokenizer=tokenizer, seed=1)
+    masks = SeededMasks(tokenizer=tokenizer, seed=1)
     ids = np.arange(5, 15, dtype=np.int32)
     batch = [(40, ids), (41, ids[:4])]
     first, _, again = masks(batch), masks([(7, ids)]), masks(batch)
@@ -141,7 +141,7 @@ def test_masks_follow_from_seed_and_place_alone() -> None:
 
 def test_no_batch_is_without_a_question() -> None:
     tokenizer = make_tokenizer("words", 0, None, ["the sea"])
-    masks = PlacedMasks(tokenizer=tokenizer, seed=1, mlm_probability=0.05)
+    masks = SeededMasks(tokenizer=tokenizer, seed=1, mlm_probability=0.05)
     the_sea = np.array(tokenizer("the sea")["input_ids"], dtype=np.int32)
     assert all((masks([(place, the_sea)])["labels"] != -100).any() for place in range(50))
 

@@ -17,7 +17,7 @@ from teacher_cache import store
 from teacher_cache.common.progress import progress
 from teacher_cache.common.sizes import MEGABYTE, megabytes
 from teacher_cache.sharing.file_list import Count, names_of
-from teacher_cache.sharing.receive import Arrival
+from teacher_cache.sharing.receive import ReceivedCache
 
 
 def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
@@ -36,10 +36,10 @@ def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
 def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
     """The cache of an archive, published."""
     from teacher_cache.sharing.archive import unpack_archive
-    from teacher_cache.sharing.transport import opened, shown
+    from teacher_cache.sharing.transport import opened, redacted
 
     with opened(source) as incoming:
-        arrival = unpack_archive(incoming, shown(source), roots.cache, say, partial(_bar, "unpacking"))
+        arrival = unpack_archive(incoming, redacted(source), roots.cache, say, partial(_bar, "unpacking"))
     return _arrived(arrival, name, roots)
 
 
@@ -72,11 +72,11 @@ def fetch_for_run(url: str, roots: Roots, run_dir: Path, started_with: str) -> P
     """
     from student.training.run_cache import require_same_cache
     from teacher_cache.sharing.object_store import remote_contents
-    from teacher_cache.sharing.transport import shown
+    from teacher_cache.sharing.transport import redacted
 
     fingerprint = remote_contents(url).fingerprint
     if started_with:
-        require_same_cache(run_dir, started_with, fingerprint, source=shown(url))
+        require_same_cache(run_dir, started_with, fingerprint, source=redacted(url))
     report = pull_teacher_cache(url, "", roots)
     for line in report.lines if report.result["is_new"] else []:
         say(str(line))
@@ -91,7 +91,7 @@ def _sound(reference: str, roots: Roots) -> Path:
     return Path(report.result["path"])
 
 
-def _arrived(arrival: Arrival, name: str, roots: Roots) -> Report:
+def _arrived(arrival: ReceivedCache, name: str, roots: Roots) -> Report:
     if name:
         store.write_name(roots.cache, name, arrival.fingerprint)
     done = "verified and published" if arrival.is_new else "was there already, nothing to do"

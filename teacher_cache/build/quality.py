@@ -50,7 +50,8 @@ def quality_figures(
         "mass_at": {str(k): round(float(kept[k - 1]), 6) for k in columns},
         "unknown_rows": unknown,
         "worst": [
-            {**describe(int(place)), "pseudo_perplexity": _perplexity(float(means[place]))} for place in worst
+            {**describe(int(number)), "pseudo_perplexity": _perplexity(float(means[number]))}
+            for number in worst
         ],
     }
 

@@ -138,11 +138,11 @@ def _at_pieces(rows: RowBlock, wanted: RowBlock) -> np.ndarray:
     logprobs = np.take_along_axis(rows.top_logprob, order, axis=1)
     count, size = ids.shape
     apart = np.arange(count)[:, None] * (max(int(ids.max()), int(wanted.top_id.max())) + 1)
-    place = np.searchsorted((ids + apart).ravel(), (wanted.top_id.astype(np.int64) + apart).ravel())
-    place = np.minimum(place.reshape(count, -1) - np.arange(count)[:, None] * size, size - 1)
-    is_held = np.take_along_axis(ids, place, axis=1) == wanted.top_id
+    column = np.searchsorted((ids + apart).ravel(), (wanted.top_id.astype(np.int64) + apart).ravel())
+    column = np.minimum(column.reshape(count, -1) - np.arange(count)[:, None] * size, size - 1)
+    is_held = np.take_along_axis(ids, column, axis=1) == wanted.top_id
     found: np.ndarray = np.where(
-        is_held, np.take_along_axis(logprobs, place, axis=1), rows.top_logprob[:, -1:]
+        is_held, np.take_along_axis(logprobs, column, axis=1), rows.top_logprob[:, -1:]
     )
     return found
 
@@ -167,7 +167,7 @@ def _sample(
 ) -> list[Passage]:
     """Distinct passages that the cache holds, drawn without replacement, in the order of their digests."""
     index = DigestIndex(CacheArrays(path).read("passage/digest"))
-    held = sorted({p.digest: p for p in passages if index.place(p.digest) >= 0}.items())
+    held = sorted({p.digest: p for p in passages if index.position(p.digest) >= 0}.items())
     if not held:
         raise CacheError(
             f"cache {manifest.fingerprint} holds none of the {len(passages):,} passages given; name the "
@@ -175,7 +175,7 @@ def _sample(
         )
     count = max(1, round(fraction * len(held)))
     chosen = np.random.default_rng(seed).choice(len(held), size=count, replace=False)
-    return [held[place][1] for place in sorted(chosen.tolist())]
+    return [held[number][1] for number in sorted(chosen.tolist())]
 
 
 def _faults(

@@ -154,7 +154,7 @@ class BuildJob:
         """Int64 (M,): which of `reusable` gives a passage's rows; -1 where the teacher must score them."""
         source, index = np.full(len(self.corpus.passages), -1), DigestIndex(self.corpus.digests)
         for number, held in enumerate(self.reusable):
-            source[index.places(held.digests)] = number
+            source[index.positions(held.digests)] = number
         return source
 
     def task(self, plan: BuildPlan, shard: int) -> ShardTask:
@@ -192,7 +192,7 @@ class BuildJob:
         for entry in sorted(entries, key=lambda entry: entry.fingerprint != self.fingerprint):
             try:
                 held = DigestIndex(CacheArrays(entry.path).read("passage/digest"))
-                if (held.places(self.corpus.digests) >= 0).all():
+                if (held.positions(self.corpus.digests) >= 0).all():
                     return entry.path
             except CacheError as error:
                 say(f"not reused: {error}")

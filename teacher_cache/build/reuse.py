@@ -51,7 +51,7 @@ def find_reusable(
             continue
         if len(held.digests):
             found.append(held)
-            remaining = remaining[DigestIndex(held.digests).places(remaining) < 0]
+            remaining = remaining[DigestIndex(held.digests).positions(remaining) < 0]
     return found
 
 
@@ -62,11 +62,11 @@ def copy_rows(path: Path, digests: np.ndarray) -> RowBlock:
     Raises CacheError where one is not held.
     """
     arrays = CacheArrays(path)
-    start, length, places = _spans(arrays, digests)
-    if (places < 0).any():
-        absent = digests[int(np.flatnonzero(places < 0)[0])].tobytes().hex()
+    start, length, positions = _spans(arrays, digests)
+    if (positions < 0).any():
+        absent = digests[int(np.flatnonzero(positions < 0)[0])].tobytes().hex()
         raise CacheError(f"{path} holds no passage {absent}; rerun `bert2ctc cache build`")
-    start, length = start[places], length[places]
+    start, length = start[positions], length[positions]
     within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
     wanted = np.repeat(start, length) + within
     order = np.argsort(wanted, kind="stable")
@@ -84,9 +84,9 @@ def _sound_passages(path: Path, wanted: np.ndarray, say: Callable[[str], None]) 
     manifest, arrays = read_manifest(path), CacheArrays(path)
     if table_sha256(arrays) != manifest.tables_sha256:
         raise CacheError(f"{path}: its tables are not what its manifest vouches for")
-    start, length, places = _spans(arrays, wanted)
-    held = places >= 0
-    start, length = start[places[held]], length[places[held]]
+    start, length, positions = _spans(arrays, wanted)
+    held = positions >= 0
+    start, length = start[positions[held]], length[positions[held]]
     first = start // arrays.layout.rows_per_shard
     last = (start + length - 1) // arrays.layout.rows_per_shard
     sound = np.ones(len(start), bool)
@@ -105,5 +105,5 @@ def _sound_passages(path: Path, wanted: np.ndarray, say: Callable[[str], None]) 
 
 def _spans(arrays: CacheArrays, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """start and length of every passage, and where in them each wanted one is (-1: nowhere)."""
-    places = DigestIndex(arrays.read("passage/digest")).places(wanted)
-    return arrays.read("passage/start"), arrays.read("passage/length").astype(np.int64), places
+    positions = DigestIndex(arrays.read("passage/digest")).positions(wanted)
+    return arrays.read("passage/start"), arrays.read("passage/length").astype(np.int64), positions

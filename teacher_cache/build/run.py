@@ -96,7 +96,7 @@ def _build(job: BuildJob, started: float, say: Say) -> BuildResult:
         _run(job, plan, pending, say)
     blocks = _blocks(job.building, layout.num_shards)
     quality = quality_figures(
-        blocks, job.lengths, job.tokenizer.unknown_id, lambda place: _described(job, place)
+        blocks, job.lengths, job.tokenizer.unknown_id, lambda number: _described(job, number)
     )
     receipts = read_receipts(job.building)
     worker_seconds = sum(receipt.seconds for receipt in receipts.values())
@@ -237,8 +237,8 @@ def _blocks(building: Path, num_shards: int) -> Iterator[Any]:
         yield decode({name: arrays.read(name, rows) for name in ROW_ARRAYS})
 
 
-def _described(job: BuildJob, place: int) -> dict[str, Any]:
-    return {"utterance": job.corpus.utterances[place], "text": job.corpus.passages[place].text}
+def _described(job: BuildJob, number: int) -> dict[str, Any]:
+    return {"utterance": job.corpus.utterances[number], "text": job.corpus.passages[number].text}
 
 
 def _name(request: BuildRequest, meaning: str) -> None:

@@ -1,1 +1,1 @@
-"""What every room of the package uses: small files written whole, locks, progress."""
+"""What every room of the package uses: files written whole, what differs, sizes, locks, cores, progress."""

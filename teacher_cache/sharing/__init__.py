@@ -1,1 +1,1 @@
-"""A published cache leaves and arrives: as one file, or object by object."""
+"""A published cache is sent and received: as one file, or object by object."""

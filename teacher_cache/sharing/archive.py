@@ -23,7 +23,7 @@ from teacher_cache.sharing.file_list import (
     contents_of,
     uncounted,
 )
-from teacher_cache.sharing.receive import Arrival, Say, land, receive_file, require_space
+from teacher_cache.sharing.receive import ReceivedCache, Say, receive_cache, receive_file, require_space
 from teacher_cache.sharing.transport import Incoming
 
 _END = bytes(2 * tarfile.BLOCKSIZE)  # of a tar
@@ -62,7 +62,7 @@ def pack_cache(cache: Path, target: Path, count: Count = lambda number: None) ->
 
 def unpack_archive(
     incoming: Incoming, source: str, root: Path, say: Say, counting: Counting = uncounted
-) -> Arrival:
+) -> ReceivedCache:
     """Publish the cache of an archive that comes as a stream.
 
     counting : opens a count of so many bytes in all
@@ -70,7 +70,7 @@ def unpack_archive(
     """
     contents = _read_contents(incoming, source)
 
-    def receive(folder: Path) -> None:
+    def fill(folder: Path) -> None:
         with counting(contents.total_bytes) as count:
             for name, facts in contents.files.items():
                 _require_header(incoming, f"{contents.fingerprint}/{name}", facts.bytes, source)
@@ -80,7 +80,7 @@ def unpack_archive(
         _require(incoming.exactly(len(_END)) == _END, source, "at its end")
         _require(incoming.is_over(), source, "behind its end")
 
-    return land(root, contents, source, receive, say)
+    return receive_cache(root, contents, source, fill, say)
 
 
 def _archive(cache: Path, contents: Contents, count: Count) -> Iterator[bytes]:

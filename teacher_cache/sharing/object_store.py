@@ -22,8 +22,16 @@ from teacher_cache.sharing.file_list import (
     contents_of,
     uncounted,
 )
-from teacher_cache.sharing.receive import Arrival, Say, keep_whole_files, land, receive_file
-from teacher_cache.sharing.transport import HTTP, Incoming, below, file_system, open_object, shown, told
+from teacher_cache.sharing.receive import ReceivedCache, Say, keep_whole_files, receive_cache, receive_file
+from teacher_cache.sharing.transport import (
+    HTTP,
+    Incoming,
+    below,
+    cache_errors,
+    file_system,
+    open_object,
+    redacted,
+)
 from teacher_cache.store.manifest import MANIFEST
 
 
@@ -49,41 +57,41 @@ def push_cache(cache: Path, url: str, count: Count = lambda number: None) -> Pus
     system, prefix = file_system(url)
     contents = contents_of(cache, count)
     _require_own(system, prefix, contents, url)
-    with told(url):
+    with cache_errors(url):
         found = system.find(prefix, detail=True)
     sent, kept, bytes_sent = 0, 0, 0
     listed = contents.to_bytes()
-    with told(url):
+    with cache_errors(url):
         _make_parent(system, f"{prefix}/{CONTENTS}")
         system.pipe_file(f"{prefix}/{CONTENTS}", listed)
     for name in [*(name for name in contents.files if name != MANIFEST), MANIFEST]:
-        facts, place = contents.files[name], f"{prefix}/{name}"
-        with told(url):
-            if _is_there(system, place, found.get(place), cache / name, facts.sha256):
+        facts, address = contents.files[name], f"{prefix}/{name}"
+        with cache_errors(url):
+            if _is_there(system, address, found.get(address), cache / name, facts.sha256):
                 kept += 1
             else:
-                _make_parent(system, place)
-                system.put_file(str(cache / name), place)
+                _make_parent(system, address)
+                system.put_file(str(cache / name), address)
                 sent, bytes_sent = sent + 1, bytes_sent + facts.bytes
         count(facts.bytes)
-    return PushResult(shown(url), contents.fingerprint, sent, kept, bytes_sent)
+    return PushResult(redacted(url), contents.fingerprint, sent, kept, bytes_sent)
 
 
 def remote_contents(url: str) -> Contents:
     """The list of a pushed cache; CacheError where no manifest says that the push was finished."""
     system, prefix = file_system(url)
-    with told(url):
+    with cache_errors(url):
         manifest = _beginning(system, below(prefix, MANIFEST), 1)
         listed = _beginning(system, below(prefix, CONTENTS), MAX_CONTENTS_BYTES)
     if manifest is None or listed is None:
         raise CacheError(
-            f"{shown(url)}: no {MANIFEST} with its {CONTENTS}, so no cache (an unfinished push goes on with "
-            "the same `bert2ctc cache push`)"
+            f"{redacted(url)}: no {MANIFEST} with its {CONTENTS}, so no cache (an unfinished push goes on "
+            "with the same `bert2ctc cache push`)"
         )
-    return Contents.from_bytes(listed, shown(url))
+    return Contents.from_bytes(listed, redacted(url))
 
 
-def pull_cache(url: str, root: Path, say: Say, counting: Counting = uncounted) -> Arrival:
+def pull_cache(url: str, root: Path, say: Say, counting: Counting = uncounted) -> ReceivedCache:
     """Fetch what is missing of the cache below a prefix, verify the whole and publish it.
 
     counting : opens a count of so many bytes in all, those that are missing here
@@ -93,57 +101,57 @@ def pull_cache(url: str, root: Path, say: Say, counting: Counting = uncounted) -
     contents = remote_contents(url)
     system, prefix = file_system(url)
 
-    def receive(folder: Path) -> None:
+    def fill(folder: Path) -> None:
         whole = keep_whole_files(folder, contents)
         if whole:
-            say(f"{_told(whole, contents)} had arrived before and are kept")
+            say(f"{_progress_line(whole, contents)} had arrived before and are kept")
         missing = {name: facts for name, facts in contents.files.items() if name not in whole}
         with (
             counting(sum(facts.bytes for facts in missing.values())) as count,
-            _telling(whole, contents, say),
+            _telling_what_stays(whole, contents, say),
         ):
             for name, facts in missing.items():
                 source = below(url, name)
-                with told(source):
+                with cache_errors(source):
                     stream = open_object(system, below(prefix, name))
                 with stream:
-                    receive_file(Incoming(stream, source), folder / name, facts, shown(source), count)
+                    receive_file(Incoming(stream, source), folder / name, facts, redacted(source), count)
                 whole.add(name)
 
-    return land(root, contents, shown(url), receive, say, goes_on=True)
+    return receive_cache(root, contents, redacted(url), fill, say, goes_on=True)
 
 
 def require_writable(url: str) -> None:
-    """CacheError for a place that can be read from only."""
+    """CacheError for a URL that can be read from only."""
     if url.startswith(HTTP):
         raise CacheError(
-            f"{shown(url)}: nothing can be sent over HTTP; push to s3://BUCKET/PREFIX, or to file:///FOLDER "
-            "and let a web server serve that"
+            f"{redacted(url)}: nothing can be sent over HTTP; push to s3://BUCKET/PREFIX, or to "
+            "file:///FOLDER and let a web server serve that"
         )
 
 
 def _require_own(system: Any, prefix: str, contents: Contents, url: str) -> None:
     """CacheError where the prefix holds something that is not this cache."""
-    with told(url):
+    with cache_errors(url):
         found = _beginning(system, below(prefix, CONTENTS), MAX_CONTENTS_BYTES)
         if found is None:
             is_foreign = system.exists(below(prefix, MANIFEST))
             there = "a manifest.json that no push wrote"
         else:
-            listed = Contents.from_bytes(found, shown(url))
+            listed = Contents.from_bytes(found, redacted(url))
             is_foreign = listed.fingerprint != contents.fingerprint
             there = f"cache {listed.fingerprint}"
     if is_foreign:
         raise CacheError(
-            f"{shown(url)} holds {there}, not {contents.fingerprint}; push to a prefix of its own: "
-            f"`{shown(url).rstrip('/')}/{contents.fingerprint}`"
+            f"{redacted(url)} holds {there}, not {contents.fingerprint}; push to a prefix of its own: "
+            f"`{redacted(url).rstrip('/')}/{contents.fingerprint}`"
         )
 
 
-def _beginning(system: Any, place: str, most_bytes: int) -> bytes | None:
+def _beginning(system: Any, address: str, most_bytes: int) -> bytes | None:
     """So many bytes of an object or all that it has; None where there is none."""
     try:
-        with open_object(system, place) as stream:
+        with open_object(system, address) as stream:
             blocks = []
             while most_bytes and (block := stream.read(most_bytes)):
                 blocks.append(block)
@@ -153,7 +161,7 @@ def _beginning(system: Any, place: str, most_bytes: int) -> bytes | None:
         return None
 
 
-def _is_there(system: Any, place: str, found: Mapping[str, Any] | None, file: Path, sha256: str) -> bool:
+def _is_there(system: Any, address: str, found: Mapping[str, Any] | None, file: Path, sha256: str) -> bool:
     """Whether the object holds the file's bytes: by its MD5 tag where the store keeps one, else read back."""
     if found is None or found.get("size") != file.stat().st_size:
         return False
@@ -165,29 +173,29 @@ def _is_there(system: Any, place: str, found: Mapping[str, Any] | None, file: Pa
         if md5.hexdigest() == tag:
             return True
     remote = hashlib.sha256()
-    with system.open(place, "rb") as stream:
+    with system.open(address, "rb") as stream:
         while block := stream.read(BLOCK_BYTES):
             remote.update(block)
     return remote.hexdigest() == sha256
 
 
-def _make_parent(system: Any, place: str) -> None:
+def _make_parent(system: Any, address: str) -> None:
     """Folders exist in file systems only; in an object store this could make a bucket."""
     protocols = system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
     if {"file", "local", "sftp", "ssh"} & set(protocols):
-        system.makedirs(place.rpartition("/")[0], exist_ok=True)
+        system.makedirs(address.rpartition("/")[0], exist_ok=True)
 
 
 @contextmanager
-def _telling(whole: set[str], contents: Contents, say: Say) -> Iterator[None]:
+def _telling_what_stays(whole: set[str], contents: Contents, say: Say) -> Iterator[None]:
     """Say what stays of a pull that breaks off, whatever broke it."""
     try:
         yield
     except BaseException:
-        say(f"{_told(whole, contents)} are here and stay; the same command fetches the others")
+        say(f"{_progress_line(whole, contents)} are here and stay; the same command fetches the others")
         raise
 
 
-def _told(whole: set[str], contents: Contents) -> str:
+def _progress_line(whole: set[str], contents: Contents) -> str:
     num_bytes = sum(contents.files[name].bytes for name in whole)
     return f"{len(whole):,} of {len(contents.files):,} objects ({megabytes(num_bytes)})"

@@ -1,4 +1,4 @@
-"""How a cache that somebody else built comes in: received aside, verified whole, published by one rename."""
+"""A cache that somebody else built: received aside, verified whole, published by one rename."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from teacher_cache.store.root import building_path, lock_path
 from teacher_cache.store.verify import verify_cache
 from teacher_cache.store.writer import publish_as_it_is
 
-ARRIVING_SUFFIX = ".arriving"
+RECEIVING_SUFFIX = ".arriving"
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class ReceivedCache:
     """A published cache; is_new is False where it was there already and was left alone."""
 
     path: Path
@@ -34,19 +34,19 @@ class Arrival:
     is_new: bool
 
 
-def land(
+def receive_cache(
     root: Path,
     contents: Contents,
     source: str,
-    receive: Callable[[Path], None],
+    fill: Callable[[Path], None],
     say: Say,
     *,
     goes_on: bool = False,
-) -> Arrival:
-    """Let `receive` fill a folder with the files of `contents`, verify the cache and publish it.
+) -> ReceivedCache:
+    """Let `fill` fill a folder with the files of `contents`, verify the cache and publish it.
 
-    An equal fingerprint that is published already is left alone, and `receive` is not called.
-    goes_on : whether `receive` can use what an earlier one left: then the folder stays where it broke off
+    An equal fingerprint that is published already is left alone, and `fill` is not called.
+    goes_on : whether `fill` can use what an earlier one left: then the folder stays where it broke off
     Raises CacheError, and publishes nothing, where anything is wrong. What is unsound though it came as it
     was listed is removed; whatever else is left behind is listed by `cache gc`.
     """
@@ -57,12 +57,12 @@ def land(
         if target.exists():  # published while this process waited for its turn
             return _there_already(target, say)
         process = "" if goes_on else f".{os.getpid()}"
-        aside = building_path(root, f"{contents.fingerprint}{process}{ARRIVING_SUFFIX}")
+        aside = building_path(root, f"{contents.fingerprint}{process}{RECEIVING_SUFFIX}")
         is_kept = goes_on
         require_space(root, contents.total_bytes - _num_bytes(aside))
         try:
             aside.mkdir(exist_ok=goes_on)
-            receive(aside)
+            fill(aside)
             faults = _faults_of(aside, contents.fingerprint)
             if faults:
                 is_kept = False
@@ -77,7 +77,7 @@ def land(
         finally:
             if not is_kept:
                 shutil.rmtree(aside, ignore_errors=True)
-    return Arrival(target, contents.fingerprint, is_new=True)
+    return ReceivedCache(target, contents.fingerprint, is_new=True)
 
 
 def receive_file(incoming: Incoming, file: Path, facts: FileFacts, source: str, count: Count) -> None:
@@ -121,10 +121,10 @@ def require_space(folder: Path, num_bytes: int) -> None:
         )
 
 
-def _there_already(target: Path, say: Say) -> Arrival:
+def _there_already(target: Path, say: Say) -> ReceivedCache:
     fingerprint = read_manifest(target).fingerprint
     say(f"{target} is published already; left as it is")
-    return Arrival(target, fingerprint, is_new=False)
+    return ReceivedCache(target, fingerprint, is_new=False)
 
 
 def _faults_of(folder: Path, fingerprint: str) -> list[str]:

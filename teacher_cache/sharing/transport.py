@@ -33,7 +33,7 @@ class Incoming:
             block = self._read(left)
             if not block:
                 raise CacheError(
-                    f"{shown(self._source)}: ends after {self._done:,} bytes, in the middle; nothing was "
+                    f"{redacted(self._source)}: ends after {self._done:,} bytes, in the middle; nothing was "
                     "published; fetch it again"
                 )
             blocks.append(block)
@@ -45,7 +45,7 @@ class Incoming:
         return not self._read(1)
 
     def _read(self, most: int) -> bytes:
-        with told(self._source):
+        with cache_errors(self._source):
             block: bytes = self._stream.read(most)
         self._done += len(block)
         return block
@@ -54,7 +54,7 @@ class Incoming:
 @contextmanager
 def opened(source: str) -> Iterator[Incoming]:
     """The bytes of a local file or a URL; CacheError where it cannot be opened."""
-    with told(source):
+    with cache_errors(source):
         stream = _open(source)
     try:
         yield Incoming(stream, source)
@@ -69,17 +69,17 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     # encoded: an address is asked for as it was given, or its signature may not fit it any more
     options = {"get_client": _http_client, "encoded": True} if url.startswith(HTTP) else {}
-    with told(url):
+    with cache_errors(url):
         system, path = fsspec.core.url_to_fs(url, **options)
         system.invalidate_cache()
     return system, path.rstrip("/")
 
 
-def open_object(system: Any, place: str) -> Any:
+def open_object(system: Any, address: str) -> Any:
     """A binary stream of one object; FileNotFoundError where the store says that there is none."""
-    if place.startswith(HTTP):  # one plain request: a server need not know sizes and ranges
-        return system.open(place, "rb", block_size=0, size=1)
-    return system.open(place, "rb")
+    if address.startswith(HTTP):  # one plain request: a server need not know sizes and ranges
+        return system.open(address, "rb", block_size=0, size=1)
+    return system.open(address, "rb")
 
 
 def below(prefix: str, name: str) -> str:
@@ -89,11 +89,11 @@ def below(prefix: str, name: str) -> str:
 
 
 def is_url(reference: str) -> bool:
-    """Whether a reference says how to reach a place, and is no path, name or fingerprint."""
+    """Whether a reference says how to reach a cache, and is no path, name or fingerprint."""
     return "://" in reference
 
 
-def shown(source: str) -> str:
+def redacted(source: str) -> str:
     """The source without what may be secret in a URL: user, password and signed query."""
     parts = urllib.parse.urlsplit(source)
     if not is_url(source):
@@ -102,21 +102,21 @@ def shown(source: str) -> str:
 
 
 @contextmanager
-def told(source: str) -> Iterator[None]:
+def cache_errors(source: str) -> Iterator[None]:
     """Every store raises its own kinds; whoever fetches a cache sees one."""
     try:
         yield
     except (CacheError, MemoryError):
         raise
     except ImportError as error:
-        raise CacheError(f"{shown(source)}: {_missing_driver(source, error)}") from None
+        raise CacheError(f"{redacted(source)}: {_missing_driver(source, error)}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        reason = _ADDRESS.sub(lambda address: shown(address[0]), reason)
-        if isinstance(error, FileNotFoundError) and reason == shown(source):
+        reason = _ADDRESS.sub(lambda address: redacted(address[0]), reason)
+        if isinstance(error, FileNotFoundError) and reason == redacted(source):
             reason = "404, not found"  # HTTP's driver says the address alone
         raise CacheError(
-            f"{shown(source)}: cannot be reached ({reason}); check the address, the network and your "
+            f"{redacted(source)}: cannot be reached ({reason}); check the address, the network and your "
             "credentials"
         ) from error
 

@@ -35,7 +35,7 @@ class CacheArrays:
 
     def __init__(self, path: Path, mode: Literal["r", "r+"] = "r") -> None:
         self.path = path
-        with _told(path, "its Zarr group", "open"):
+        with _cache_errors(path, "its Zarr group", "open"):
             self._group = zarr.open_group(path, mode=mode)
             attributes = dict(self._group.attrs)
         self._arrays: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class CacheArrays:
     @staticmethod
     def create(path: Path, layout: Layout) -> CacheArrays:
         """Every array of `layout`, unwritten, in a new folder; CacheError where there is one already."""
-        with _told(path, "its Zarr group", "create"):
+        with _cache_errors(path, "its Zarr group", "create"):
             path.mkdir(parents=True, exist_ok=True)
             group = zarr.create_group(path)
             for name, spec in array_specs(layout).items():
@@ -69,24 +69,24 @@ class CacheArrays:
 
         A shard that was never written reads as fill values: whoever reads must refuse those.
         """
-        with _told(self.path, name, "read"):
+        with _cache_errors(self.path, name, "read"):
             return np.asarray(self.array(name)[selection])
 
     def write(self, name: str, selection: Selection, values: np.ndarray) -> None:
         """Write a region; whole shards only, two writers of one shard would lose rows."""
-        with _told(self.path, name, "write"):
+        with _cache_errors(self.path, name, "write"):
             self.array(name)[selection] = values
 
     def write_vocabulary_bytes(self, values: np.ndarray) -> None:
         """Write `vocabulary/utf8`, the one array whose length no layout gives."""
-        with _told(self.path, VOCABULARY_BYTES, "write"):
+        with _cache_errors(self.path, VOCABULARY_BYTES, "write"):
             _create_array(self._group, VOCABULARY_BYTES, table_spec(values.shape, "|u1"), overwrite=True)
         self._arrays.pop(VOCABULARY_BYTES, None)
         self.write(VOCABULARY_BYTES, np.s_[:], values)
 
     def shape_and_dtype(self, name: str) -> tuple[tuple[int, ...], str]:
         """What the file says of an array, for `verify`."""
-        with _told(self.path, name, "open"):
+        with _cache_errors(self.path, name, "open"):
             array = self.array(name)
             return tuple(array.shape), np.dtype(array.dtype).str
 
@@ -133,7 +133,7 @@ def _known_codecs() -> Iterator[None]:
 
 
 @contextmanager
-def _told(path: Path, name: str, act: str) -> Iterator[None]:
+def _cache_errors(path: Path, name: str, act: str) -> Iterator[None]:
     """Codecs, stores and JSON each raise their own kinds; whoever reads a cache sees one."""
     try:
         yield

@@ -17,17 +17,17 @@ class DigestIndex:
     def __len__(self) -> int:
         return len(self._digests)
 
-    def place(self, digest: bytes) -> int:
-        """The passage's number; -1 where there is none."""
-        place = int(self._keys.searchsorted(np.frombuffer(digest, self._keys.dtype))[0])
-        return place if place < len(self) and self._digests[place].tobytes() == digest else -1
+    def position(self, digest: bytes) -> int:
+        """The passage's number, counted from 0; -1 where there is none."""
+        position = int(self._keys.searchsorted(np.frombuffer(digest, self._keys.dtype))[0])
+        return position if position < len(self) and self._digests[position].tobytes() == digest else -1
 
-    def places(self, digests: np.ndarray) -> np.ndarray:
+    def positions(self, digests: np.ndarray) -> np.ndarray:
         """int64 (n,), the numbers of uint8 (n, 16) digests; -1 where there is none."""
         keys = _keys(np.ascontiguousarray(digests))
         found = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
-        places: np.ndarray = np.where(self._keys[found] == keys, found, -1)
-        return places
+        positions: np.ndarray = np.where(self._keys[found] == keys, found, -1)
+        return positions
 
 
 def _keys(digests: np.ndarray) -> np.ndarray:

@@ -60,8 +60,8 @@ def inspect_passages(path: Path, passages: Mapping[str, Passage], top: int) -> l
     index = DigestIndex(arrays.read("passage/digest"))
     inspected = []
     for name, passage in passages.items():
-        place = index.place(passage.digest)
-        span = slice(place, place + 1)
+        position = index.position(passage.digest)
+        span = slice(position, position + 1)
         start = int(arrays.read("passage/start", span)[0])
         stop = start + int(arrays.read("passage/length", span)[0])
         tokens = _tokens(arrays, slice(start, stop), vocabulary, top)

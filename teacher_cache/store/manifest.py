@@ -185,9 +185,9 @@ def contents_sha256(passage_digests: np.ndarray) -> str:
     first, second = keys[:-1], keys[1:]
     ascending = (first[:, 0] < second[:, 0]) | ((first[:, 0] == second[:, 0]) & (first[:, 1] < second[:, 1]))
     if not ascending.all():
-        place = int(np.flatnonzero(~ascending)[0])
+        index = int(np.flatnonzero(~ascending)[0])
         raise CacheError(
-            f"passage digests do not ascend at {place + 1}; check the cache with `bert2ctc cache verify`"
+            f"passage digests do not ascend at {index + 1}; check the cache with `bert2ctc cache verify`"
         )
     return hashlib.sha256(digests.tobytes()).hexdigest()
 

@@ -47,12 +47,12 @@ class MapSections:
         }
         for name, (dtype, shape) in row_columns(layout, view).items():
             shapes[name] = (dtype, (layout.num_rows, *shape))
-        sections, place = {}, HEADER_BYTES
+        sections, offset = {}, HEADER_BYTES
         for name, (dtype, shape) in shapes.items():
-            sections[name] = (place, dtype, shape)
+            sections[name] = (offset, dtype, shape)
             size = np.dtype(dtype).itemsize * int(np.prod(shape))
-            place += -(-size // ALIGNMENT) * ALIGNMENT
-        return MapSections(sections, place)
+            offset += -(-size // ALIGNMENT) * ALIGNMENT
+        return MapSections(sections, offset)
 
 
 class MappedRows:
@@ -70,8 +70,8 @@ class MappedRows:
         except OSError as error:
             raise CacheError(f"{path}: cannot map ({error.strerror}); start again to write it anew") from None
         columns = {
-            name: np.frombuffer(whole, dtype, int(np.prod(shape)), place).reshape(shape)
-            for name, (place, dtype, shape) in where.sections.items()
+            name: np.frombuffer(whole, dtype, int(np.prod(shape)), offset).reshape(shape)
+            for name, (offset, dtype, shape) in where.sections.items()
         }
         self.digest, self.span = columns["digest"], columns["span"]
         self._rows = Rows(*(columns[part.name] for part in fields(Rows)))
@@ -125,9 +125,9 @@ def _write(path: Path, arrays: CacheArrays, fingerprint: str, view: View, spans:
 
 
 def _put(stream: IO[bytes], where: MapSections, name: str, row: int, values: np.ndarray) -> None:
-    place, dtype, shape = where.sections[name]
+    offset, dtype, shape = where.sections[name]
     stored = np.ascontiguousarray(values, dtype)
-    stream.seek(place + row * np.dtype(dtype).itemsize * int(np.prod(shape[1:])))
+    stream.seek(offset + row * np.dtype(dtype).itemsize * int(np.prod(shape[1:])))
     stream.write(stored.tobytes())
 
 

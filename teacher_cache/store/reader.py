@@ -128,7 +128,7 @@ class TeacherCacheReader:
         return self.manifest.layout.num_passages
 
     def __contains__(self, digest: bytes) -> bool:
-        return self._index.place(digest) >= 0
+        return self._index.position(digest) >= 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What a spawned worker gets: the settings; it opens the arrays itself."""
@@ -142,13 +142,13 @@ class TeacherCacheReader:
 
     def targets(self, digest: bytes) -> TeacherTargets:
         """The labels of one passage; CacheError where the cache does not hold it."""
-        place = self._index.place(digest)
-        if place < 0:
+        position = self._index.position(digest)
+        if position < 0:
             raise CacheError(
                 f"cache {self.fingerprint} holds no passage {digest.hex()}; label it with "
                 "`bert2ctc cache build`"
             )
-        start, stop = self._spans[place]
+        start, stop = self._spans[position]
         return self._targets_of(self._backend.rows(slice(int(start), int(stop))))
 
     def _targets_of(self, rows: Rows) -> TeacherTargets:
@@ -170,8 +170,8 @@ class TeacherCacheReader:
         if not digest_of:
             return
         digests = np.frombuffer(b"".join(digest_of.values()), np.uint8).reshape(-1, DIGEST_BYTES)
-        places = self._index.places(digests)
-        names = [name for name, place in zip(digest_of, places, strict=True) if place < 0]
+        positions = self._index.positions(digests)
+        names = [name for name, position in zip(digest_of, positions, strict=True) if position < 0]
         if names:
             raise CacheError(
                 f"cache {self.fingerprint} holds no labels for {listed(names, NAMED_IN_ERRORS, ', ')} of "

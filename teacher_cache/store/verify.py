@@ -53,10 +53,10 @@ def shard_fault(arrays: CacheArrays, receipt: Receipt) -> str:
     """What is wrong with one shard, in words; "" where rows, checksum and laws hold."""
     name = f"shard {receipt.shard}"
     try:
-        place = arrays.layout.shard_rows(receipt.shard)
-        stored = {array: arrays.read(array, place) for array in ROW_ARRAYS}
-        if receipt.rows != place.stop - place.start:
-            return f"{name}: its receipt counts {receipt.rows} rows of {place.stop - place.start}"
+        span = arrays.layout.shard_rows(receipt.shard)
+        stored = {array: arrays.read(array, span) for array in ROW_ARRAYS}
+        if receipt.rows != span.stop - span.start:
+            return f"{name}: its receipt counts {receipt.rows} rows of {span.stop - span.start}"
         if checksum(stored) != receipt.sha256:
             return f"{name}: its rows are not those of its receipt"
         rows = decode(stored)
@@ -113,7 +113,7 @@ def _stray_files(path: Path, arrays: CacheArrays) -> list[str]:
     specs = array_specs(arrays.layout)
     known = {path / array / "zarr.json" for array in (*ROW_ARRAYS, *TABLE_ARRAYS)}
     for array, spec in specs.items():
-        known |= {path / array / "c" / place for place in _places(spec)}
+        known |= {path / array / "c" / name for name in _file_names(spec)}
     known |= {path / group / "zarr.json" for group in GROUPS}
     vocabulary = path / VOCABULARY_BYTES / "c"  # as long as the pieces are: no layout knows how many chunks
     return [
@@ -124,11 +124,11 @@ def _stray_files(path: Path, arrays: CacheArrays) -> list[str]:
     ]
 
 
-def _places(spec: ArraySpec) -> list[str]:
+def _file_names(spec: ArraySpec) -> list[str]:
     """The names below c/ of an array's files."""
     files = spec.shards or spec.chunks
     counts = [-(-size // step) for size, step in zip(spec.shape, files, strict=True)]
-    return ["/".join(map(str, place)) for place in np.ndindex(*counts)]
+    return ["/".join(map(str, index)) for index in np.ndindex(*counts)]
 
 
 def _table_faults(manifest: Manifest, arrays: CacheArrays) -> list[str]:

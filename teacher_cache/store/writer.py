@@ -53,10 +53,10 @@ class CacheWriter:
         Raises CacheError, and writes nothing, for NaN, a wrong number of rows, ids outside the
         vocabulary, or a top K and tail that do not make 1 within 1e-3.
         """
-        place = self.layout.shard_rows(shard)
+        span = self.layout.shard_rows(shard)
         fault = fault_of(rows, self.layout)
-        if len(rows) != place.stop - place.start:
-            fault = f"{len(rows)} rows where the shard has {place.stop - place.start}"
+        if len(rows) != span.stop - span.start:
+            fault = f"{len(rows)} rows where the shard has {span.stop - span.start}"
         if fault:
             raise CacheError(
                 f"shard {shard}: {fault}; nothing was written; check the teacher's files, then rerun "
@@ -65,7 +65,7 @@ class CacheWriter:
         stored = encode(rows, self.layout)
         remove_receipt(self.building, shard)
         for name, values in stored.items():
-            region = place if values.ndim == 1 else (place, slice(None))
+            region = span if values.ndim == 1 else (span, slice(None))
             self._arrays.write(name, region, values)
         receipt = Receipt(
             shard=shard,

@@ -1,1 +1,1 @@
-"""The teacher: a Hugging Face folder, who it is, and the masked language model that scores with it."""
+"""The teacher: a Hugging Face folder, who it is, its tokenizer, and the masked language model that scores."""

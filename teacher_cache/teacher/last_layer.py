@@ -36,19 +36,19 @@ class LastLayer(nn.Module):
             self.add_module(name, part)
 
     def forward(self, hidden: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        """The layer's output at h places, (h, D).
+        """The layer's output at h positions, (h, D).
 
-        hidden : (B, L, D), what the layer reads     row, position : int64 (h,), the places; a row may
+        hidden : (B, L, D), what the layer reads     row, position : int64 (h,), where; a row may
         hold several or none
         """
-        place = hidden[row, position]
-        query = self._heads(self.query(place)).unsqueeze(-2)  # (h, H, 1, D / H)
+        chosen = hidden[row, position]
+        query = self._heads(self.query(chosen)).unsqueeze(-2)  # (h, H, 1, D / H)
         key, value = (
             self._heads(project(hidden)).transpose(1, 2)[row]  # (h, H, L, D / H)
             for project in (self.key, self.value)
         )
         attended = functional.scaled_dot_product_attention(query, key, value)
-        x = self.attention_norm(self.attention_output(attended.flatten(1)) + place)
+        x = self.attention_norm(self.attention_output(attended.flatten(1)) + chosen)
         output: Tensor = self.output_norm(self.narrow(self.activation(self.widen(x))) + x)
         return output
 

@@ -40,26 +40,26 @@ def rank_logits(
 
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest values and their places, descending, ties by smaller place.
+    """The largest values and their indices, descending, ties by the smaller index.
 
     `topk` leaves open which of equal values it takes and in which order.
     """
-    found, place = values.topk(min(count + 1, values.shape[1]), dim=-1)
+    found, index = values.topk(min(count + 1, values.shape[1]), dim=-1)
     if found.shape[1] > count:
         is_cut_through_a_tie = found[:, count - 1] == found[:, count]
     else:
         is_cut_through_a_tie = torch.zeros(len(found), dtype=torch.bool, device=found.device)
-    place = place[:, :count].sort(dim=-1).values
-    found = values.gather(1, place)
+    index = index[:, :count].sort(dim=-1).values
+    found = values.gather(1, index)
     order = found.argsort(dim=-1, descending=True, stable=True)
-    place, found = place.gather(1, order), found.gather(1, order)
+    index, found = index.gather(1, order), found.gather(1, order)
     if is_cut_through_a_tie.any():
         tied = values[is_cut_through_a_tie].sort(dim=-1, descending=True, stable=True)
         found[is_cut_through_a_tie] = tied.values[:, :count]
-        place[is_cut_through_a_tie] = tied.indices[:, :count]
-    return found, place
+        index[is_cut_through_a_tie] = tied.indices[:, :count]
+    return found, index
 
 
-def in_order(blocks: Sequence[RowBlock], places: Sequence[np.ndarray]) -> RowBlock:
-    """The rows of all blocks sorted by their places, int64 (n,) for each block."""
-    return RowBlock.concatenate(blocks).take(np.argsort(np.concatenate(places), kind="stable"))
+def in_order(blocks: Sequence[RowBlock], indices: Sequence[np.ndarray]) -> RowBlock:
+    """The rows of all blocks in the order of their indices, int64 (n,) for each block."""
+    return RowBlock.concatenate(blocks).take(np.argsort(np.concatenate(indices), kind="stable"))

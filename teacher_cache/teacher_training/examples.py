@@ -14,16 +14,16 @@ POOLED_BATCHES = 100  # sentences of so many batches are sorted by length togeth
 
 
 def training_order(lengths: np.ndarray, num_batches: int, batch_size: int, seed: int) -> np.ndarray:
-    """Which sentence stands at each place of the whole training: int64 (num_batches * batch_size,).
+    """Which sentence stands at each position of the whole training: int64 (num_batches * batch_size,).
 
     One seeded permutation per epoch, one behind the other; within pools of 100 batches the sentences are
     sorted by length, so that a batch holds hardly any padding, and the batches are shuffled again.
     """
     random = np.random.default_rng(seed)
-    num_places = num_batches * batch_size
-    num_epochs = -(-num_places // len(lengths))
-    order = np.concatenate([random.permutation(len(lengths)) for _ in range(num_epochs)])[:num_places]
-    for first in range(0, num_places, POOLED_BATCHES * batch_size):
+    num_positions = num_batches * batch_size
+    num_epochs = -(-num_positions // len(lengths))
+    order = np.concatenate([random.permutation(len(lengths)) for _ in range(num_epochs)])[:num_positions]
+    for first in range(0, num_positions, POOLED_BATCHES * batch_size):
         pool = order[first : first + POOLED_BATCHES * batch_size]
         batches = pool[np.argsort(lengths[pool], kind="stable")].reshape(-1, batch_size)
         order[first : first + len(pool)] = batches[random.permutation(len(batches))].reshape(-1)
@@ -31,7 +31,7 @@ def training_order(lengths: np.ndarray, num_batches: int, batch_size: int, seed:
 
 
 class OrderedExamples(Dataset[tuple[int, np.ndarray]]):
-    """The whole training as one sequence, so that a resumed run finds its place by counting."""
+    """The whole training as one sequence, so that a resumed run knows by counting where it stands."""
 
     def __init__(self, table: TokenTable, order: np.ndarray) -> None:
         self._table = table
@@ -40,13 +40,13 @@ class OrderedExamples(Dataset[tuple[int, np.ndarray]]):
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, place: int) -> tuple[int, np.ndarray]:
-        """The place and int32 (L,)."""
-        return place, self._table[int(self._order[place])]
+    def __getitem__(self, position: int) -> tuple[int, np.ndarray]:
+        """The position and int32 (L,)."""
+        return position, self._table[int(self._order[position])]
 
 
-class PlacedMasks(DataCollatorForLanguageModeling):  # type: ignore[misc]  # transformers is untyped here
-    """BERT's masking, drawn from (seed, place of the batch) alone: resuming changes no mask.
+class SeededMasks(DataCollatorForLanguageModeling):  # type: ignore[misc]  # transformers is untyped here
+    """BERT's masking, drawn from (seed, position of the batch) alone: resuming changes no mask.
 
     Returns input_ids, attention_mask and labels, int64 (B, T); labels are -100 where nothing is asked.
     """
@@ -59,7 +59,7 @@ class PlacedMasks(DataCollatorForLanguageModeling):  # type: ignore[misc]  # tra
             padding_value=self.tokenizer.pad_token_id,
         )
         is_special = torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
-        # Mixed by SeedSequence: neighbouring places must not share random numbers.
+        # Mixed by SeedSequence: neighbouring positions must not share random numbers.
         entropy = np.random.SeedSequence([int(self.seed or 0), examples[0][0]]).generate_state(1, np.uint64)
         self.generator = torch.Generator().manual_seed(int(entropy[0]))
         masked, labels = self.torch_mask_tokens(ids.clone(), special_tokens_mask=is_special)

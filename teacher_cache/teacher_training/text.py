@@ -109,8 +109,8 @@ class TranscriptOverlap:
         found = np.array([sentence in self._whole for sentence in sentences], dtype=bool)
         windows, owner = self._windows(sentences)
         if len(windows) and len(self._known_windows):
-            place = np.searchsorted(self._known_windows, windows).clip(max=len(self._known_windows) - 1)
-            found[owner[self._known_windows[place] == windows]] = True
+            index = np.searchsorted(self._known_windows, windows).clip(max=len(self._known_windows) - 1)
+            found[owner[self._known_windows[index] == windows]] = True
         return found
 
     def _windows(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -125,11 +125,11 @@ class TranscriptOverlap:
         num_windows = max(len(word) - self._length + 1, 0)
         foreign_before = np.concatenate([[0], np.cumsum(word == 0)])
         span = foreign_before[self._length :][:num_windows] - foreign_before[:num_windows]
-        places = np.flatnonzero(span == 0)
-        hashes = np.zeros(len(places), dtype=np.uint64)
+        firsts = np.flatnonzero(span == 0)
+        hashes = np.zeros(len(firsts), dtype=np.uint64)
         for offset in range(self._length):
-            hashes = hashes * _HASH_STEP + self._word_hashes[word[places + offset]]
-        return hashes, np.searchsorted(starts, places, side="right") - 1
+            hashes = hashes * _HASH_STEP + self._word_hashes[word[firsts + offset]]
+        return hashes, np.searchsorted(starts, firsts, side="right") - 1
 
 
 def sample_sentences(
@@ -187,7 +187,7 @@ class _Cutter:
 _process_cutter: _Cutter | None = None  # of a process that cuts: sent once, not with every batch
 
 
-def _become(cutter: _Cutter) -> None:
+def _keep_cutter(cutter: _Cutter) -> None:
     global _process_cutter
     _process_cutter = cutter
 
@@ -205,7 +205,7 @@ def _each_cut(
         yield from map(cutter, batches)
         return
     context = get_context("forkserver")  # this process may hold threads and a GPU by now
-    with ProcessPoolExecutor(workers, context, initializer=_become, initargs=(cutter,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_keep_cutter, initargs=(cutter,)) as pool:
         waiting: deque[Future[tuple[list[tuple[bytes, str]], SentenceCounts]]] = deque()
         for batch in batches:
             waiting.append(pool.submit(_cut_here, batch))

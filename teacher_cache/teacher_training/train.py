@@ -20,7 +20,7 @@ from teacher_cache.common.progress import progress
 from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher.folder import read_note, resolve_teacher, write_teacher
-from teacher_cache.teacher_training.examples import PlacedMasks, training_order
+from teacher_cache.teacher_training.examples import SeededMasks, training_order
 from teacher_cache.teacher_training.request import (
     TeacherTrainingRequest,
     TeacherTrainingResult,
@@ -110,7 +110,7 @@ def _fit(
     """Run transformers' Trainer to the last step; returns tokens_per_second and resumed_step."""
     config = request.config
     order = training_order(material.training.lengths, config.max_steps, config.batch_size, config.seed)
-    masks = PlacedMasks(tokenizer=material.tokenizer, mlm_probability=config.mask_fraction, seed=config.seed)
+    masks = SeededMasks(tokenizer=material.tokenizer, mlm_probability=config.mask_fraction, seed=config.seed)
     arguments = training_arguments(config, checkpoints, request.device, bfloat16)
     checkpoint, resumed_step = _last_checkpoint(checkpoints)
     with progress("training teacher", total=config.max_steps, unit="steps") as advance:

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher_training.examples import OrderedExamples, PlacedMasks
+from teacher_cache.teacher_training.examples import OrderedExamples, SeededMasks
 from teacher_cache.teacher_training.request import HELD_OUT_SENTENCES, HeldOutFigures
 from teacher_cache.teacher_training.tokens import TokenTable
 
@@ -33,14 +33,14 @@ def masked_rows_only(model: nn.Module, labels: Tensor) -> Iterator[Tensor]:
     which asks nothing, every batch has a shape of its own, and oneDNN keeps gigabytes for them.
     """
     flat = labels.reshape(-1)
-    places = (flat != -100).nonzero().squeeze(1)
-    num_masked = len(places)
-    places = nn.functional.pad(places, (0, -num_masked % ROW_MULTIPLE))
-    asked = flat[places]
+    positions = (flat != -100).nonzero().squeeze(1)
+    num_masked = len(positions)
+    positions = nn.functional.pad(positions, (0, -num_masked % ROW_MULTIPLE))
+    asked = flat[positions]
     asked[num_masked:] = -100
 
     def select(module: nn.Module, arguments: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[places].unsqueeze(0)
+        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[positions].unsqueeze(0)
         return output
 
     handle = model.base_model.register_forward_hook(select)  # type: ignore[union-attr]
@@ -93,7 +93,7 @@ def make_trainer(
     model: nn.Module,
     table: TokenTable,
     order: np.ndarray,
-    masks: PlacedMasks,
+    masks: SeededMasks,
     arguments: TrainingArguments,
     advance: Callable[..., None],
 ) -> MaskedTokenTrainer:
@@ -149,7 +149,7 @@ def held_out_figures(
 
     The masks are the same at every call with equal arguments.
     """
-    masks = PlacedMasks(
+    masks = SeededMasks(
         tokenizer=tokenizer,
         mlm_probability=config.mask_fraction,
         mask_replace_prob=1.0,
