@@ -19,7 +19,7 @@ from teacher_cache.passages import DIGEST_BYTES, Passage
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import LOGPROB_STEPS_PER_NAT, SATURATED
-from teacher_cache.store.manifest import Manifest, read_manifest
+from teacher_cache.store.manifest import Manifest, Recipe, read_manifest
 from teacher_cache.store.rows import RowBlock, fault_of
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher.masked_teacher import MaskedTeacher
@@ -68,16 +68,8 @@ def recompute_cache(
     manifest = read_manifest(path)
     _refuse_another_teacher(manifest, teacher_folder)
     sample = _sample(path, manifest, passages, fraction, seed)
-    recipe = manifest.recipe
-    config = CacheConfig(
-        masking=recipe.masking,
-        context=recipe.context,
-        context_words=recipe.context_words,
-        top_k=recipe.top_k,
-        temperatures=recipe.temperatures,
-        dtype=recipe.dtype,
-    )
-    teacher = MaskedTeacher.load(teacher_folder, recipe.dtype, device)
+    config = _config_of(manifest.recipe)
+    teacher = MaskedTeacher.load(teacher_folder, config.dtype, device)
     encoded = teacher.tokenizer.encode(sample)
     lengths = encoded.own_length
     wanted = np.ones(int(lengths.sum()), dtype=bool)
@@ -90,7 +82,7 @@ def recompute_cache(
         )
     scored = teacher.score(encoded, wanted, config, BATCH_TOKENS)
     control = 0.0
-    if recipe.dtype != "float32":
+    if config.dtype != "float32":
         exact = MaskedTeacher.load(teacher_folder, "float32", device)
         control = float(row_errors(scored, exact.score(encoded, wanted, config, BATCH_TOKENS)).max())
     allowed = max(STATED_ERROR, CONTROL_FACTOR * control)
@@ -104,6 +96,18 @@ def recompute_cache(
         control=control,
         allowed=allowed,
         faults=_faults(sample, passage_of_row, errors, allowed, fault_of(scored, manifest.layout)),
+    )
+
+
+def _config_of(recipe: Recipe) -> CacheConfig:
+    """The [cache] table that the recipe was made from."""
+    return CacheConfig(
+        masking=recipe.masking,
+        context=recipe.context,
+        context_words=recipe.context_words,
+        top_k=recipe.top_k,
+        temperatures=recipe.temperatures,
+        dtype=recipe.dtype,
     )
 
 
