@@ -127,7 +127,8 @@ def test_killed_workers_and_drivers_leave_what_an_uninterrupted_build_makes(
     resumed = build_cache(dataclasses.replace(request, build_config=other), lines.append)
     assert resumed.rows_scored == whole.rows_scored - sum(receipt["rows"] for receipt in receipts)
     assert BuildPlan.read(resumed.path) == plan  # the plan on the disk holds, whatever the config says now
-    assert any("plan holds: rows_per_shard 4096 -> 1024" in line for line in lines)
+    (held,) = (line for line in lines if "plan holds: " in line)
+    assert "rows_per_shard 4096 -> 1024" in held and "batch_tokens 8192 -> " in held
     assert stored(resumed.path) == stored(whole.path)
     assert verify_cache(resumed.path) == []
 
