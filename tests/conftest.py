@@ -14,8 +14,8 @@ from fakes import tiny_bert
 from hypothesis import settings
 from synthetic_cache import Plan, make, three_shards
 
-# Slow machines are no fault. What decides whether a change lands draws the same examples every time; a person's own
-# runs go on searching.
+# Slow machines are no fault. What decides whether a change lands draws the same examples every time; a
+# person's own runs go on searching.
 settings.register_profile("search", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "search")
