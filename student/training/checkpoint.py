@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import typing
 import zipfile
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from student.config import StudentConfig
 from student.errors import StudentError
+from student.files import disk_faults_told
 from student.training.run_folder import (
     FINAL_NAME,
     best_step,
@@ -24,6 +24,7 @@ from student.training.run_folder import (
     saved_steps,
     step_path,
 )
+from teacher_cache.common.files import whole_file
 
 __all__ = [
     "FINAL_NAME",
@@ -74,7 +75,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it to a partial name, force it to disk, rename. Raises StudentError where that fails."""
+    """Write it whole or not at all. Raises StudentError where the disk refuses it: earlier ones are whole."""
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
     content |= {
         "format_version": FORMAT_VERSION,
@@ -82,19 +83,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "model": dict(checkpoint.model),
         "units_model": torch.frombuffer(bytearray(checkpoint.units_model), dtype=torch.uint8),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
-        raise StudentError(
-            f"{path}: cannot be written ({error}); earlier checkpoints are whole: free space and train again"
-        ) from None
+    # torch reports a full disk as RuntimeError
+    with disk_faults_told(path, (OSError, RuntimeError)), whole_file(path) as stream:
+        torch.save(content, stream)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -28,6 +28,7 @@ from student.training.log import RunLog
 from student.training.memory import probe_memory
 from student.training.optimisation.step import Optimisation
 from student.training.report import closing_lines, deafness_warning, introduction, progress_note
+from student.training.run_cache import require_same_cache
 from student.training.run_folder import (
     FINAL_NAME,
     TrainingResult,
@@ -285,11 +286,7 @@ class Run:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.cache_fingerprint != self.data.cache_fingerprint:
-            raise StudentError(
-                f"the run began with cache {checkpoint.cache_fingerprint or 'none'}, not with "
-                f"{self.data.cache_fingerprint or 'none'}; name that one with --cache or start a new run"
-            )
+        require_same_cache(self.job.run_dir, checkpoint.cache_fingerprint, self.data.cache_fingerprint)
         if checkpoint.units_model != self.data.units.model_bytes:
             raise StudentError(
                 f"{self.job.units_model}: not the units that the run began with; start a new run"
