@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError
 from student.signals import CTRL_C_EXIT_CODE, REQUEUE_EXIT_CODE, STOP_SIGNALS, exit_code_after
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
+_LONGEST_DEAFNESS_SECONDS = 1.0
 _START_AGAIN = {REQUEUE_EXIT_CODE, *(-number for number in _PASSED_ON)}  # or ended before it could save
 
 
@@ -53,6 +54,19 @@ def run_command(*arguments: str) -> dict[str, Any]:
     return result
 
 
+def _output(process: subprocess.Popen[str]) -> str:
+    """All that it prints until it ends.
+
+    Python runs signal handlers between two steps of the main thread alone: one that waited for ever would
+    not hear of a signal that the kernel gave to another thread.
+    """
+    while True:
+        try:
+            return process.communicate(timeout=_LONGEST_DEAFNESS_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            pass
+
+
 def _run(command: list[str]) -> tuple[int, str]:
     """The code and the standard output of a program; signals that ask us to stop are passed on to it."""
     process: subprocess.Popen[str] | None = None
@@ -69,7 +83,7 @@ def _run(command: list[str]) -> tuple[int, str]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         for number in early:
             process.send_signal(number)
-        output = process.communicate()[0]
+        output = _output(process)
         return process.returncode, output
     except KeyboardInterrupt:
         if process is not None:
