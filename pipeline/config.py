@@ -82,7 +82,16 @@ class ExperimentConfig:
 
 
 _STUDENT_TABLES = {entry.name: entry for entry in dataclasses.fields(StudentConfig)}
-_TABLES = ("demo_corpus", "data", "teacher", "teacher_training", "cache", "build", *_STUDENT_TABLES)
+# Table -> the dataclass that owns it
+TABLES: Mapping[str, Any] = {
+    "demo_corpus": DemoCorpusConfig,
+    "data": DataConfig,
+    "teacher": TeacherConfig,
+    "teacher_training": TeacherTrainingConfig,
+    "cache": CacheConfig,
+    "build": BuildConfig,
+    **{name: type(getattr(StudentConfig(), name)) for name in _STUDENT_TABLES},
+}
 
 
 def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -102,7 +111,7 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConf
 
 def as_tables(config: ExperimentConfig) -> dict[str, Any]:
     """The resolved config as plain tables, in the file's own section names; JSON-ready."""
-    tables = {name: getattr(config, name) for name in _TABLES if hasattr(config, name)}
+    tables = {name: getattr(config, name) for name in TABLES if hasattr(config, name)}
     tables |= {name: getattr(config.student, name) for name in _STUDENT_TABLES}
     plain = {name: dataclasses.asdict(table) for name, table in tables.items() if table is not None}
     return typing.cast(dict[str, Any], _jsonable(plain))
@@ -164,7 +173,7 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
 
 
 def _from_tables(path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
-    _refuse_unknown(tables, _TABLES, "table")
+    _refuse_unknown(tables, list(TABLES), "table")
     if "data" not in tables or "teacher" not in tables:
         raise PipelineError(f"{path}: the tables [data] and [teacher] are missing; give them, or a base")
     student = {

@@ -13,27 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DataConfig
-from pipeline.demo.plan import DemoCorpusConfig
+from pipeline.config import TABLES
 from pipeline.errors import PipelineError
-from student.config import StudentConfig
 from student.signals import TrainingInterrupted
 from student.training.run_folder import FINAL_NAME, RESULT_NAME, RunBusy, is_running
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import write_json
-from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
 
 RECORD_NAME = "run.json"
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")
-_TABLES: dict[str, Any] = {
-    "demo_corpus": DemoCorpusConfig,
-    "data": DataConfig,
-    "teacher": TeacherConfig,
-    "teacher_training": TeacherTrainingConfig,
-    "cache": CacheConfig,
-    "build": BuildConfig,
-    **{entry.name: type(getattr(StudentConfig(), entry.name)) for entry in dataclasses.fields(StudentConfig)},
-}
 
 
 def provenance() -> dict[str, Any]:
@@ -96,8 +84,8 @@ def with_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
     A table that is absent stays so, and so does a key without a default.
     """
     return {
-        name: _defaults(_TABLES[name]) | dict(table)
-        if name in _TABLES and isinstance(table, Mapping)
+        name: _defaults(TABLES[name]) | dict(table)
+        if name in TABLES and isinstance(table, Mapping)
         else table
         for name, table in tables.items()
     }

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.settings_page import TABLES, page
+from pipeline.report.settings_page import SHOWN, page
 from teacher_cache.settings import Setting, check_settings, setting, setting_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
-FIELDS = [(name, field) for name, kind in TABLES.items() for field in dataclasses.fields(kind)]
+FIELDS = [(name, field) for name, kind in SHOWN.items() for field in dataclasses.fields(kind)]
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 

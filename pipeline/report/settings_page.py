@@ -10,21 +10,14 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config import DataConfig, SplitConfig
-from pipeline.demo.plan import DemoCorpusConfig
-from student.config import StudentConfig
-from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
+from pipeline.config import TABLES, SplitConfig
 from teacher_cache.settings import setting_of
 
-TABLES: Mapping[str, Any] = {
-    "data": DataConfig,
+SHOWN: Mapping[str, Any] = {
+    "data": TABLES["data"],
     "data.splits.NAME": SplitConfig,
-    "teacher": TeacherConfig,
-    "teacher_training": TeacherTrainingConfig,
-    "cache": CacheConfig,
-    "build": BuildConfig,
-    **{entry.name: type(getattr(StudentConfig(), entry.name)) for entry in dataclasses.fields(StudentConfig)},
-    "demo_corpus": DemoCorpusConfig,
+    **{name: kind for name, kind in TABLES.items() if name not in ("data", "demo_corpus")},
+    "demo_corpus": TABLES["demo_corpus"],
 }
 _HEAD = """# Every setting
 
@@ -39,7 +32,7 @@ configs in `pipeline/configs/` say otherwise where their comments tell why.
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *(line for name, kind in TABLES.items() for line in _table(name, kind))])
+    return "\n".join([_HEAD, *(line for name, kind in SHOWN.items() for line in _table(name, kind))])
 
 
 def _table(name: str, kind: Any) -> Iterator[str]:

@@ -75,7 +75,7 @@ class Labels:
         """
         targets = [self.reader.targets(self.digests[index]) for index in indices]
         rate, is_training = self.decoder.hidden_history, speech.augmentation is not None
-        if rate == 1 or is_training:
+        if rate == 1 or (rate and is_training):
             hidden = [
                 utterance_generator(speech.seed, epoch, speech.utterances[index].id, "history").random(
                     len(target.gold_ids) + 1

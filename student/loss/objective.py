@@ -16,7 +16,7 @@ from student.loss.alignment import alignment_losses
 from student.loss.losses import ctc_loss
 from student.loss.sliced_losses import piece_losses, piece_rows
 from student.loss.unit_alignment import scaled_to, unit_frames, windows
-from student.model.outputs import StudentOutput
+from student.model.outputs import StudentOutput, layer_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,5 @@ def objective_terms(
             losses |= piece_losses(soft, rows, objective, megabytes, ["kd"])
         else:
             losses = alignment_losses(scores, output.frame_lengths, batch.decoder, objective)
-        place = "final" if layer == final else f"tap{layer}"
-        terms.update({f"{name}_{place}": loss for name, loss in losses.items()})
+        terms.update({f"{name}_{layer_name(layer, final)}": loss for name, loss in losses.items()})
     return {name: term / num_utterances for name, term in terms.items()}

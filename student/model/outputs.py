@@ -56,3 +56,8 @@ class StudentOutput(NamedTuple):
     frame_lengths: Tensor
     teacher_scores: dict[int, PieceScores]
     hidden: dict[int, Tensor]
+
+
+def layer_name(layer: int, final: int) -> str:
+    """What terms and figures call a layer: "tap4", or "final"."""
+    return "final" if layer == final else f"tap{layer}"

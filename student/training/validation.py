@@ -19,7 +19,7 @@ from student.loss.objective import attended_frames, combine, objective_terms, ob
 from student.loss.sliced_losses import best_pieces, piece_losses, piece_rows
 from student.metrics import count_errors
 from student.model.conformer import EncoderOutput
-from student.model.outputs import StudentOutput
+from student.model.outputs import StudentOutput, layer_name
 from student.model.student_model import Bert2CTC
 
 
@@ -89,13 +89,13 @@ def _count_pieces(
     """Add guessed pieces, and positions where decoder and teacher agree, to `sums`."""
     rows = piece_rows(decoder)
     for layer, scores in output.piece_scores.items():
-        layer_name = "final" if layer == config.conformer.num_layers else f"tap{layer}"
+        name = layer_name(layer, config.conformer.num_layers)
         guesses = best_pieces(scores.at(rows.positions), config.decoder.logits_megabytes)
-        sums[f"accuracy_{layer_name}"] += int((guesses == rows.targets).sum())
+        sums[f"accuracy_{name}"] += int((guesses == rows.targets).sum())
         if rows.top_indices is not None and rows.top_logprobs is not None:
             likeliest = rows.top_indices.gather(-1, rows.top_logprobs.argmax(-1, keepdim=True))
             known = rows.top_logprobs.amax(-1).isfinite()
-            sums[f"agreement_{layer_name}"] += int(((guesses == likeliest[:, 0]) & known).sum())
+            sums[f"agreement_{name}"] += int(((guesses == likeliest[:, 0]) & known).sum())
     sums["pieces_accuracy"] += int((rows.targets >= 0).sum())
     sums["pieces_agreement"] += int(rows.is_token.sum())
 
@@ -119,9 +119,8 @@ def _count_listening(
         mask = attended_frames(logits, lengths, batch, config.decoder, other.frame_lengths).windows
     rows, mebibytes = piece_rows(batch.decoder), config.decoder.logits_megabytes
     inputs = batch.decoder.piece_inputs
-    hard, soft = (
-        model.decode(other, inputs, mask, role, (final,))[final] for role in (model.roles[0], model.roles[-1])
-    )
+    scores = {role: model.decode(other, inputs, mask, role, (final,))[final] for role in model.roles}
+    hard, soft = scores[model.roles[0]], scores[model.roles[-1]]
     guesses = best_pieces(hard.at(rows.positions), mebibytes)
     sums["accuracy_deaf_final"] += int((guesses == rows.targets).sum())
     sums["pieces_deaf"] += int((rows.targets >= 0).sum())

@@ -8,16 +8,18 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from student.model.outputs import layer_name
+
 CTC, HARD, SOFT = "ctc", "hard", "soft"
 PARTS = (CTC, HARD, SOFT)
 SCALE_LIMIT = 1e4  # of the branch, in both directions: a decoder that has nothing to say is not amplified
 _PAIRS = ((CTC, HARD), (CTC, SOFT), (HARD, SOFT))
+_PRODUCTS = (*((part, part) for part in PARTS), *_PAIRS)
 
 
 def product_names(layers: tuple[int, ...]) -> list[str]:
     """Names of the figures of `gradient_products`, for every layer that is listened to."""
-    pairs = [(part, part) for part in PARTS] + list(_PAIRS)
-    return [f"{one}.{other}@{layer}" for layer in layers for one, other in pairs]
+    return [f"{one}.{other}@{layer}" for layer in layers for one, other in _PRODUCTS]
 
 
 def gradient_products(
@@ -40,7 +42,7 @@ def gradient_products(
                 for gradient, state in zip(found, states, strict=True)
             ]
     products = {}
-    for one, other in [(part, part) for part in PARTS] + list(_PAIRS):
+    for one, other in _PRODUCTS:
         if one in gradients and other in gradients:
             for layer, mine, its in zip(hidden, gradients[one], gradients[other], strict=True):
                 products[f"{one}.{other}@{layer}"] = (mine * its).sum()
@@ -62,22 +64,19 @@ def figures(products: Mapping[str, float], layers: tuple[int, ...], branch_scale
     """
     found: dict[str, float] = {}
     final = max(layers)
-    for place, chosen in [(_place(layer, final), (layer,)) for layer in layers] + [("all", layers)]:
-        sums = {
-            (one, other): sum(products.get(f"{one}.{other}@{layer}", 0.0) for layer in chosen)
-            for one, other in [(part, part) for part in PARTS] + list(_PAIRS)
-        }
+    for name, chosen in [(layer_name(layer, final), (layer,)) for layer in layers] + [("all", layers)]:
+        sums = _summed(products, chosen)
         norms = {part: sqrt(max(sums[part, part], 0.0)) for part in PARTS}
         ctc, branch = norms[CTC], branch_scale * _branch_norm(sums)
-        found[f"norm_{CTC}_{place}"] = ctc
+        found[f"norm_{CTC}_{name}"] = ctc
         for part in (HARD, SOFT):
             if norms[part]:
-                found[f"norm_{part}_{place}"] = branch_scale * norms[part]
+                found[f"norm_{part}_{name}"] = branch_scale * norms[part]
         if branch + ctc > 0:
-            found[f"share_{place}"] = branch / (branch + ctc)
+            found[f"share_{name}"] = branch / (branch + ctc)
         for one, other in _PAIRS:
             if norms[one] and norms[other]:
-                found[f"cosine_{one}_{other}_{place}"] = sums[one, other] / (norms[one] * norms[other])
+                found[f"cosine_{one}_{other}_{name}"] = sums[one, other] / (norms[one] * norms[other])
     return found
 
 
@@ -86,19 +85,20 @@ def scale_for(share: float, products: Mapping[str, float], layers: tuple[int, ..
 
     None where either part has no gradient: the scale stays as it was.
     """
-    sums = {
-        (one, other): sum(products.get(f"{one}.{other}@{layer}", 0.0) for layer in layers)
-        for one, other in [(part, part) for part in PARTS] + list(_PAIRS)
-    }
+    sums = _summed(products, layers)
     ctc, branch = sqrt(max(sums[CTC, CTC], 0.0)), _branch_norm(sums)
     if not ctc or not branch:
         return None
     return min(max(share / (1 - share) * ctc / branch, 1 / SCALE_LIMIT), SCALE_LIMIT)
 
 
+def _summed(products: Mapping[str, float], layers: tuple[int, ...]) -> dict[tuple[str, str], float]:
+    """Products of each two parts over these layers, 0 where a part is absent."""
+    return {
+        (one, other): sum(products.get(f"{one}.{other}@{layer}", 0.0) for layer in layers)
+        for one, other in _PRODUCTS
+    }
+
+
 def _branch_norm(sums: Mapping[tuple[str, str], float]) -> float:
     return sqrt(max(sums[HARD, HARD] + sums[SOFT, SOFT] + 2 * sums[HARD, SOFT], 0.0))
-
-
-def _place(layer: int, final: int) -> str:
-    return "final" if layer == final else f"tap{layer}"
