@@ -20,15 +20,15 @@ import numpy as np
 import soundfile
 
 from pipeline.demo.grammar import KINDS, pairings, vocabulary, with_spelling
-from pipeline.demo.homophones import SITES_FILE, Site, write_sites
 from pipeline.demo.plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_corpus
+from pipeline.demo.sites import SITES_FILE, Site, write_sites
 from pipeline.demo.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
 from pipeline.errors import PipelineError
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import publish_folder, write_json, write_whole
 from teacher_cache.common.progress import Advance, progress
 
-CORPUS_VERSION = 1  # raised whenever the same config would give another corpus
+CORPUS_VERSION = 2  # raised whenever the same config would give another corpus
 SUMMARY_FILE, TEACHER_FILE = "corpus.json", "teacher.txt"
 LICENCES = {
     "sentences": "Apache-2.0: this project's own grammar",
@@ -73,7 +73,7 @@ def make_corpus(config: DemoCorpusConfig, folder: Path, workers: int = 0) -> Mad
     """Write the corpus as `folder`, or find it there; equal configs give equal bytes.
 
     `train|dev|test/<speaker>/<chapter>/` with FLAC and trans.txt, `teacher.txt` (a sentence a line),
-    `sites.jsonl` (see `homophones.Site`) and `corpus.json`, in a partial folder renamed when whole.
+    `sites.jsonl` (see `sites.Site`) and `corpus.json`, in a partial folder renamed when whole.
     workers : processes; 0 for one per core, 1 for none beside this one
     Raises PipelineError where another corpus is in the way, another process is writing, or a voice fails.
     """
@@ -114,6 +114,7 @@ def speak(speaker: Speaker, folder: Path) -> Spoken:
                     partner=pairing.partner,
                     cue=pairing.cue,
                     kind=pairing.kind,
+                    reach=sentence.reach,
                 )
             )
         samples = resample(spoken)

@@ -2,7 +2,7 @@
 
 Every sentence holds one cue and one slot. The frames treat the slot as a mentioned word ("anna wrote
 knight again"), so grammar never decides its spelling. In the slot stands the homophone that the cue goes
-with, or a filler that goes with every cue alike.
+with, or what goes with every cue alike: a homophone of another pair in either spelling, or a filler.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 
 SEEN, TEACHER_ONLY = "seen", "teacher_only"
 KINDS = (SEEN, TEACHER_ONLY)
+NEAR, FAR = "near", "far"
+REACHES = (NEAR, FAR)
 TEACHER_ONLY_CUES = 1  # of the three cues of each spelling: a third of the pairings
 
 # Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo.plan`.
@@ -46,15 +49,23 @@ CUES = {
 }
 FILLERS = "table river music winter silver doctor kettle button".split()
 
-# Two frames with the cue before the slot, two with the cue behind it, always three words apart: a small
-# masked language model finds fixed positions several times sooner. Each frame gives 640 sentences or more for
-# a cue and a word, so that none runs out.
-FRAMES = (
-    "the CUE SUBJECT VERB SLOT ADVERB",
-    "ADJECTIVE CUE showed SUBJECT SLOT ADVERB",
-    "SUBJECT VERB SLOT PREPOSITION the CUE",
-    "SUBJECT heard SLOT ADVERB PREPOSITION CUE",
-)
+# Of each reach two frames with the cue before the slot and two with the cue behind it. A 4-gram reaches a
+# near cue, three words away, and no far one, six away. Few distances: a small masked language model finds
+# fixed positions several times sooner. Each frame gives 640 sentences or more for a cue and a word.
+FRAMES = {
+    NEAR: (
+        "the CUE SUBJECT VERB SLOT ADVERB",
+        "ADJECTIVE CUE showed SUBJECT SLOT ADVERB",
+        "SUBJECT VERB SLOT PREPOSITION the CUE",
+        "SUBJECT heard SLOT ADVERB PREPOSITION CUE",
+    ),
+    FAR: (
+        "the CUE PREPOSITION ADJECTIVE buildings SUBJECT VERB SLOT ADVERB",
+        "ADJECTIVE CUE PREPOSITION that building showed SUBJECT SLOT ADVERB",
+        "SUBJECT VERB SLOT ADVERB while standing PREPOSITION the CUE",
+        "SUBJECT heard SLOT ADVERB that ADJECTIVE morning PREPOSITION CUE",
+    ),
+}
 CHOICES = {
     "SUBJECT": (
         "anna peter maria thomas helen david laura robert julia simon alice martin susan oscar nina victor"
@@ -76,17 +87,27 @@ class Pairing:
     kind: str
 
 
+class Content(Enum):
+    """What stands in the slot: the cue's homophone, a homophone of another pair, or a filler."""
+
+    SITE = "site"
+    OTHER_PAIR = "other pair"
+    FILLER = "filler"
+
+
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """One sentence and where its slot is.
 
-    pairing : what the cue calls for     is_site : the homophone stands in the slot, not a filler
+    pairing : what the cue calls for     is_site : its homophone stands in the slot, and is scored
+    reach : how far from the slot the cue stands, "near" or "far"
     """
 
     text: str
     word_index: int
     pairing: Pairing
     is_site: bool
+    reach: str
 
 
 def pairings(seed: int) -> list[Pairing]:
@@ -101,13 +122,28 @@ def pairings(seed: int) -> list[Pairing]:
     return found
 
 
-def draw_sentence(chooser: random.Random, pairing: Pairing, is_site: bool) -> Sentence:
-    """A random sentence with the pairing's cue; the slot holds its homophone, or a filler."""
-    words = chooser.choice(FRAMES).split()
+def draw_sentence(
+    chooser: random.Random, pairing: Pairing, content: Content, reach: str | None = None
+) -> Sentence:
+    """A random sentence with the pairing's cue and that content; of either reach where none is asked for."""
+    reach = reach or chooser.choice(REACHES)
+    words = chooser.choice(FRAMES[reach]).split()
     word_index = words.index("SLOT")
     chosen = {name: chooser.choice(choices) for name, choices in CHOICES.items()}
-    chosen |= {"CUE": pairing.cue, "SLOT": pairing.word if is_site else chooser.choice(FILLERS)}
-    return Sentence(" ".join(chosen.get(word, word) for word in words), word_index, pairing, is_site)
+    chosen |= {"CUE": pairing.cue, "SLOT": _slot_word(chooser, pairing, content)}
+    text = " ".join(chosen.get(word, word) for word in words)
+    return Sentence(text, word_index, pairing, content is Content.SITE, reach)
+
+
+def _slot_word(chooser: random.Random, pairing: Pairing, content: Content) -> str:
+    if content is Content.SITE:
+        return pairing.word
+    if content is Content.FILLER:
+        return chooser.choice(FILLERS)
+    others = [word for pair in HOMOPHONE_PAIRS if pairing.word not in pair for word in pair]
+    return chooser.choice(
+        others
+    )  # either spelling equally often, whatever the cue: nothing is learnt from it
 
 
 def with_spelling(text: str, word_index: int, spelling: str) -> str:

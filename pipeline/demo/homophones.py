@@ -1,91 +1,70 @@
-"""How often a homophone is written in its partner's spelling: the figure that the demo is about."""
+"""How often a homophone is written in the spelling of its partner: the figure that the demo is about."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jiwer
 import numpy as np
 
-from pipeline.demo.grammar import KINDS
+from pipeline.demo.grammar import KINDS, REACHES
+from pipeline.demo.sites import Site, read_sites
 from pipeline.errors import PipelineError
-from teacher_cache.common.files import write_whole
+from pipeline.intervals import bootstrap_ratios, interval, mean_over_seeds
 
-SITES_FILE = "sites.jsonl"
-BATCH_SENTENCES = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A word of an utterance that sounds the same in either spelling.
-
-    id : utterance     word_index : 0-based among the words of its text     word, partner : the right and
-    the wrong spelling     cue : the word that decides     kind : "seen" or "teacher_only"
-    """
-
-    id: str
-    split: str
-    word_index: int
-    word: str
-    partner: str
-    cue: str
-    kind: str
+ALL = "all"  # near and far together
 
 
 @dataclass(frozen=True, slots=True)
 class HomophoneScore:
     """Counts over the sites of one kind.
 
-    wrong : the aligned word differs or is missing     partner : it is the partner
+    right : the aligned word is the right spelling     partner : it is the other one of the pair
     chance : error rate of one who hears every word and always writes each pair's commoner spelling
     """
 
     sites: int
-    wrong: int
+    right: int
     partner: int
     chance: float
 
     @property
     def error_rate(self) -> float:
-        """Wrong sites over sites."""
-        return self.wrong / self.sites
+        """Sites where the right spelling does not stand, over sites."""
+        return 1 - self.right / self.sites
 
     @property
-    def partner_rate(self) -> float:
+    def partner_share(self) -> float:
         """Sites where the partner stands, over sites."""
         return self.partner / self.sites
 
 
-ScoreWords = Callable[[Sequence[str], Sequence[int], Sequence[tuple[str, str]]], np.ndarray]
-"""(sentences, word indices, (word, partner) each) -> (N, 2) probabilities of the two at the hidden word"""
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one run wrote in a split, utterance by utterance, each with one site.
+
+    is_right, is_partner : bool (U,)     errors, words : int (U,), of the whole utterance
+    """
+
+    sites: tuple[Site, ...]
+    is_right: np.ndarray
+    is_partner: np.ndarray
+    errors: np.ndarray
+    words: np.ndarray
 
 
-def write_sites(path: Path, sites: Sequence[Site]) -> None:
-    """Write one JSON line per site."""
-    write_whole(path, "".join(json.dumps(asdict(site)) + "\n" for site in sites))
+Figure = tuple[str, ...]
+"""("wer",), or ("partner_rate" | "neither_rate", kind, reach or "all")"""
 
 
-def read_sites(corpus: Path, split: str) -> list[Site]:
-    """The sites of one split of a demo corpus. Raises PipelineError where there are none."""
-    path = corpus / SITES_FILE
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file; make the corpus with `bert2ctc data demo`")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    sites = [site for site in (Site(**json.loads(line)) for line in lines) if site.split == split]
-    if not sites:
-        raise PipelineError(f"{path}: no site in split {split!r}")
-    return sites
-
-
-def homophone_report(
+def answers_at(
     sites: Sequence[Site], references: Mapping[str, str], hypotheses: Mapping[str, str]
-) -> dict[str, HomophoneScore]:
-    """Scores by kind, from jiwer's alignment of each site's utterance.
+) -> Answers:
+    """Right or not at each site and errors of its utterance, from jiwer's alignment.
 
     references, hypotheses : text by utterance id; more utterances than sites may be given
     Raises PipelineError where a site's utterance is missing or its reference holds another word there.
@@ -106,89 +85,146 @@ def homophone_report(
         _word_at(site.word_index, chunks, hypothesis)
         for site, chunks, hypothesis in zip(sites, aligned.alignments, aligned.hypotheses, strict=True)
     ]
+    return Answers(
+        sites=tuple(sites),
+        is_right=np.array([word == site.word for site, word in zip(sites, written, strict=True)]),
+        is_partner=np.array([word == site.partner for site, word in zip(sites, written, strict=True)]),
+        errors=np.array([_errors(chunks) for chunks in aligned.alignments]),
+        words=np.array([len(text.split()) for text in spoken]),
+    )
+
+
+def homophone_report(answers: Answers) -> dict[str, HomophoneScore]:
+    """Counts by kind."""
     report = {}
     for kind in KINDS:
-        of_kind = [(site, word) for site, word in zip(sites, written, strict=True) if site.kind == kind]
-        if of_kind:
+        chosen = np.array([site.kind == kind for site in answers.sites])
+        if chosen.any():
             report[kind] = HomophoneScore(
-                sites=len(of_kind),
-                wrong=sum(word != site.word for site, word in of_kind),
-                partner=sum(word == site.partner for site, word in of_kind),
-                chance=_chance([site for site, _ in of_kind]),
+                sites=int(chosen.sum()),
+                right=int(answers.is_right[chosen].sum()),
+                partner=int(answers.is_partner[chosen].sum()),
+                chance=_chance([site for site in answers.sites if site.kind == kind]),
             )
     return report
 
 
-def score_run(run_dir: Path, split: str, corpus: Path) -> dict[str, dict[str, float]]:
+def score_run(run_dir: Path, split: str, corpus: Path) -> dict[str, dict[str, Any]]:
     """Homophone figures of an evaluated run, each by kind; reads `<run>/evaluation/<split>.{ref,hyp}.trn`.
 
-    Keys: homophone_error_rate, homophone_partner_rate, homophone_chance, homophone_sites.
+    homophone_error_rate, homophone_partner_rate (of all sites), homophone_chance, homophone_sites : {kind: x}
+    partner_rate : {kind: {"all", "near", "far": partner / (partner + right)}}, chance 1/2; None where neither
+        spelling was written     neither_rate : the same, the share of sites where neither stands
+    intervals : {"wer": [low, high], "partner_rate", "neither_rate": as above}, 95 %, cues drawn
     """
-    texts = [_read_trn(run_dir / "evaluation" / f"{split}.{side}.trn") for side in ("ref", "hyp")]
-    report = homophone_report(read_sites(corpus, split), *texts)
-    return {
+    answers = _answers_of(run_dir, split, corpus)
+    report = homophone_report(answers)
+    figures: dict[str, dict[str, Any]] = {
         "homophone_error_rate": {kind: score.error_rate for kind, score in report.items()},
-        "homophone_partner_rate": {kind: score.partner_rate for kind, score in report.items()},
+        "homophone_partner_rate": {kind: score.partner_share for kind, score in report.items()},
         "homophone_chance": {kind: score.chance for kind, score in report.items()},
         "homophone_sites": {kind: score.sites for kind, score in report.items()},
+        "partner_rate": {},
+        "neither_rate": {},
+        "intervals": {},
+    }
+    for figure, (above, below, cues) in _figures(answers):
+        value = above.sum() / below.sum() if below.any() else None
+        bounds = None if value is None else interval(bootstrap_ratios(above, below, cues)[:, 0])
+        _put(figures["intervals"], figure, bounds)
+        if len(figure) > 1:
+            _put(figures, figure, value)
+    return figures
+
+
+def compare_runs(
+    ours: Mapping[Path, Sequence[Path]], theirs: Mapping[Path, Sequence[Path]], split: str
+) -> dict[str, Any]:
+    """Differences, ours less theirs, of the figures of `score_run`, paired by utterance, 95 % intervals.
+
+    ours, theirs : corpus folder -> run folders of one configuration, a run a seed
+    Each of "wer", "partner_rate", "neither_rate" (the latter two {kind: {reach: ...}}) holds difference,
+    interval, relative (difference / theirs), relative_interval. Cues are drawn, and seeds where there
+    are several; corpora count alike.
+    """
+    found: dict[str, Any] = {}
+    parts: dict[Figure, list[tuple[np.ndarray, np.ndarray]]] = {}
+    points: dict[Figure, list[tuple[float, float]]] = {}
+    if ours.keys() != theirs.keys():
+        raise PipelineError("students of other corpora are not compared; evaluate both on the same ones")
+    for corpus, runs in ours.items():
+        answers = [_answers_of(run, split, corpus) for run in (*runs, *theirs[corpus])]
+        for figure in dict(_figures(answers[0])):
+            above, below, cues = zip(*(dict(_figures(each))[figure] for each in answers), strict=True)
+            tops, bottoms = np.stack(above), np.stack(below)
+            drawn = bootstrap_ratios(tops, bottoms, cues[0])
+            num_ours = len(runs)
+            pair = (mean_over_seeds(drawn[:, :num_ours], 1), mean_over_seeds(drawn[:, num_ours:], 2))
+            parts.setdefault(figure, []).append(pair)
+            totals = bottoms.sum(axis=1)
+            values = np.divide(tops.sum(axis=1), totals, out=np.full(len(totals), np.nan), where=totals > 0)
+            points.setdefault(figure, []).append((values[:num_ours].mean(), values[num_ours:].mean()))
+    for figure, pairs in parts.items():
+        ours_drawn, theirs_drawn = (np.mean([pair[side] for pair in pairs], axis=0) for side in (0, 1))
+        ours_value, theirs_value = np.mean(points[figure], axis=0)
+        _put(found, figure, _difference(ours_value, theirs_value, ours_drawn, theirs_drawn))
+    return found
+
+
+def _difference(
+    ours: float, theirs: float, ours_drawn: np.ndarray, theirs_drawn: np.ndarray
+) -> dict[str, Any] | None:
+    """None where one of the two is not defined; relative figures are None beside a zero."""
+    if np.isnan(ours) or np.isnan(theirs):
+        return None
+    positive = np.where(theirs_drawn > 0, theirs_drawn, np.nan)
+    relative = interval(ours_drawn / positive - 1) if theirs > 0 else None
+    return {
+        "ours": float(ours),
+        "theirs": float(theirs),
+        "difference": float(ours - theirs),
+        "interval": interval(ours_drawn - theirs_drawn),
+        "relative": float(ours / theirs - 1) if theirs > 0 else None,
+        "relative_interval": relative,
     }
 
 
-def teacher_site_accuracy(
-    sites: Sequence[Site], sentences: Mapping[str, str], score: ScoreWords
-) -> dict[str, float]:
-    """Share of sites, by kind, where the teacher gives the hidden word more probability than its partner.
+def _figures(answers: Answers) -> Iterator[tuple[Figure, tuple[np.ndarray, np.ndarray, list[str]]]]:
+    """Each figure's numerator and denominator by utterance, and the cues that they belong to."""
+    cues = np.array([site.cue for site in answers.sites])
+    yield ("wer",), (answers.errors, answers.words, cues.tolist())
+    is_either = answers.is_right | answers.is_partner
+    for kind in KINDS:
+        of_kind = np.array([site.kind == kind for site in answers.sites])
+        for reach in (ALL, *REACHES):
+            chosen = of_kind & np.array([reach in (ALL, site.reach) for site in answers.sites])
+            if not chosen.any():
+                continue
+            of_cue = cues[chosen].tolist()
+            either = is_either[chosen].astype(int)
+            yield ("partner_rate", kind, reach), (answers.is_partner[chosen].astype(int), either, of_cue)
+            yield ("neither_rate", kind, reach), (1 - either, np.ones_like(either), of_cue)
 
-    sentences : text by utterance id     score : for instance `masked_word_scorer` of the teacher
-    """
-    probabilities = score(
-        [sentences[site.id].lower() for site in sites],
-        [site.word_index for site in sites],
-        [(site.word, site.partner) for site in sites],
+
+def _put(tree: dict[str, Any], path: Figure, value: Any) -> None:
+    *parents, last = path
+    for name in parents:
+        tree = tree.setdefault(name, {})
+    tree[last] = value
+
+
+def _answers_of(run_dir: Path, split: str, corpus: Path) -> Answers:
+    texts = [_read_trn(run_dir / "evaluation" / f"{split}.{side}.trn") for side in ("ref", "hyp")]
+    return answers_at(read_sites(corpus, split), *texts)
+
+
+def _errors(chunks: Sequence[Any]) -> int:
+    """Substitutions, deletions and insertions of one alignment."""
+    return sum(
+        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+        for chunk in chunks
+        if chunk.type != "equal"
     )
-    is_right = probabilities[:, 0] > probabilities[:, 1]
-    kinds = np.array([site.kind for site in sites])
-    return {kind: float(is_right[kinds == kind].mean()) for kind in KINDS if (kinds == kind).any()}
-
-
-def masked_word_scorer(teacher: Path) -> ScoreWords:
-    """Scores by a masked language model in a local Hugging Face folder, in float32 on the CPU.
-
-    The scorer raises PipelineError for a sentence or spelling that is not whole words to the teacher.
-    """
-    import torch
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
-    model: Any = AutoModelForMaskedLM.from_pretrained(teacher, local_files_only=True, dtype=torch.float32)
-    model.eval()
-
-    def piece_of(word: str) -> int:
-        pieces = tokenizer.encode(word, add_special_tokens=False)
-        if len(pieces) != 1 or pieces[0] == tokenizer.unk_token_id:
-            raise PipelineError(f"{teacher}: {word!r} is not one piece; the demo needs a vocabulary of words")
-        return int(pieces[0])
-
-    def score(
-        sentences: Sequence[str], word_indices: Sequence[int], candidates: Sequence[tuple[str, str]]
-    ) -> np.ndarray:
-        parts = []
-        for start in range(0, len(sentences), BATCH_SENTENCES):
-            batch = slice(start, start + BATCH_SENTENCES)
-            words = [text.split() for text in sentences[batch]]
-            encoded = tokenizer(words, is_split_into_words=True, padding=True, return_tensors="pt")
-            rows = torch.arange(len(words))
-            hidden = torch.tensor(
-                [encoded.word_ids(row).index(word) for row, word in enumerate(word_indices[batch])]
-            )
-            encoded["input_ids"][rows, hidden] = tokenizer.mask_token_id
-            with torch.inference_mode():
-                probabilities = model(**encoded).logits[rows, hidden].softmax(-1)
-            pieces = torch.tensor([[piece_of(word) for word in pair] for pair in candidates[batch]])
-            parts.append(probabilities.gather(1, pieces).numpy())
-        return np.concatenate(parts)
-
-    return score
 
 
 def _word_at(index: int, chunks: Sequence[Any], hypothesis: Sequence[str]) -> str | None:

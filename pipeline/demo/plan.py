@@ -6,14 +6,14 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.demo.grammar import KINDS, SEEN, Pairing, Sentence, draw_sentence, pairings
+from pipeline.demo.grammar import KINDS, REACHES, SEEN, Content, Pairing, Sentence, draw_sentence, pairings
 from pipeline.demo.synthesiser import Voice
 from pipeline.errors import PipelineError
 from teacher_cache.settings import check_settings, setting
 
 SPLITS = ("train", "dev", "test")
 ACCENTS = "en-us en-gb-x-rp".split()
-VARIANTS = "m1 m2 m3 m4 m5 m6 m7 f1 f2 f3 f4 f5".split()
+VARIANTS = ("m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 adam belinda david edward linda max steph").split()
 WORDS_PER_MINUTE = (200, 250)
 PITCH = (30, 70)
 MAX_DRAWS = 1000  # for one sentence that is not used yet
@@ -25,11 +25,19 @@ class DemoCorpusConfig:
 
     seed: int = setting(1, "of sentences, voices and the pairs that only the teacher reads", low=0)
     train_utterances: int = setting(1920, "a multiple of 48 gives every pairing its exact share", low=1)
-    dev_utterances: int = setting(128, "a multiple of 64", low=1)
-    test_utterances: int = setting(384, "a multiple of 64", low=1)
+    dev_utterances: int = setting(256, "a multiple of 128", low=1)
+    test_utterances: int = setting(
+        1280, "a multiple of 128; every pairing equally often, near and far", low=1
+    )
     teacher_sentences: int = setting(30_000, "that the teacher reads", low=1)
     site_fraction: float = setting(
-        0.65, "how often a cue stands with its homophone, where it may; else with a filler", above=0, below=1
+        0.5, "how often a cue stands with its homophone, where it may; else with a filler", above=0, below=1
+    )
+    other_pair_fraction: float = setting(
+        0.3,
+        "how often every cue alike stands with a homophone of another pair, in either spelling; never scored",
+        low=0,
+        below=1,
     )
     utterances_per_speaker: int = setting(
         112, "a speaker is one voice, variant, rate and pitch, and speaks in one split", low=1
@@ -37,6 +45,8 @@ class DemoCorpusConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.site_fraction + self.other_pair_fraction > 1:
+            raise ValueError("site_fraction and other_pair_fraction together exceed 1; lower one of them")
         speakers, most = sum(map(self.speakers_of, SPLITS)), len(ACCENTS) * len(VARIANTS)
         if speakers > most:
             raise ValueError(f"{speakers} speakers exceed {most} voices; raise utterances_per_speaker")
@@ -82,17 +92,18 @@ def plan_corpus(config: DemoCorpusConfig) -> Plan:
     """The whole corpus; the same for the same config.
 
     No sentence occurs twice over all splits and the teacher's text together, and no voice with its variant
-    in two splits. Training speech and the teacher's text follow one grammar with one share of fillers; they
-    differ in this alone: where a teacher-only cue would meet its homophone in speech, a filler stands.
+    in two splits. Training speech and the teacher's text follow one grammar with one share of homophones of
+    other pairs after every cue; they differ in this alone: where a teacher-only cue would meet its own
+    homophone in speech, a filler stands.
     Raises PipelineError where the grammar has too few sentences for the config.
     """
     known = pairings(config.seed)
     draw = _Drawer(config.seed)
     sentences = {split: _sites(known, config.utterances_of(split), draw) for split in ("test", "dev")}
-    spoken = _mixture(known, config.train_utterances, config.site_fraction, draw)
-    sentences["train"] = [draw(pairing, is_site and pairing.kind == SEEN) for pairing, is_site in spoken]
-    read = _mixture(known, config.teacher_sentences, config.site_fraction, draw)
-    teacher = tuple(draw(pairing, is_site) for pairing, is_site in read)
+    spoken = _mixture(known, config.train_utterances, config, draw)
+    sentences["train"] = [draw(pairing, _heard(pairing, content)) for pairing, content in spoken]
+    read = _mixture(known, config.teacher_sentences, config, draw)
+    teacher = tuple(draw(pairing, content) for pairing, content in read)
     voices = _voices(config.seed)
     speakers = []
     for number, split in enumerate(SPLITS, start=1):
@@ -111,9 +122,9 @@ class _Drawer:
         self.chooser = random.Random(f"sentences {seed}")
         self._used: set[str] = set()
 
-    def __call__(self, pairing: Pairing, is_site: bool) -> Sentence:
+    def __call__(self, pairing: Pairing, content: Content, reach: str | None = None) -> Sentence:
         for _ in range(MAX_DRAWS):
-            sentence = draw_sentence(self.chooser, pairing, is_site)
+            sentence = draw_sentence(self.chooser, pairing, content, reach)
             if sentence.text not in self._used:
                 self._used.add(sentence.text)
                 return sentence
@@ -122,26 +133,35 @@ class _Drawer:
         )
 
 
+def _heard(pairing: Pairing, content: Content) -> Content:
+    """Speech never joins a teacher-only cue with its homophone."""
+    return Content.FILLER if content is Content.SITE and pairing.kind != SEEN else content
+
+
 def _sites(known: list[Pairing], count: int, draw: _Drawer) -> list[Sentence]:
-    """Sentences with a homophone each: seen and teacher-only pairings in equal number, each in turn."""
+    """Sentences with a homophone each: kinds, reaches and the pairings of a kind equally often."""
     sentences = []
     for number, kind in enumerate(KINDS):
-        of_kind = [pairing for pairing in known if pairing.kind == kind]
+        of_kind = [(pairing, reach) for pairing in known if pairing.kind == kind for reach in REACHES]
         draw.chooser.shuffle(of_kind)
         wanted = (count + 1 - number) // 2
-        sentences += [draw(of_kind[index % len(of_kind)], True) for index in range(wanted)]
+        turns = (of_kind[index % len(of_kind)] for index in range(wanted))
+        sentences += [draw(pairing, Content.SITE, reach) for pairing, reach in turns]
     return sentences
 
 
 def _mixture(
-    known: list[Pairing], count: int, site_fraction: float, draw: _Drawer
-) -> list[tuple[Pairing, bool]]:
-    """Every pairing in turn, `site_fraction` of its turns a site, in random order."""
+    known: list[Pairing], count: int, config: DemoCorpusConfig, draw: _Drawer
+) -> list[tuple[Pairing, Content]]:
+    """Every pairing equally often, each with its share of every content, in random order."""
     turns = []
-    for index in range(count):
-        turn, which = divmod(index, len(known))
-        is_site = round((turn + 1) * site_fraction) > round(turn * site_fraction)
-        turns.append((known[which], is_site))
+    for index, pairing in enumerate(known):
+        number = len(range(index, count, len(known)))
+        sites = int(number * config.site_fraction + 0.5)
+        others = min(int(number * config.other_pair_fraction + 0.5), number - sites)
+        contents = [Content.SITE] * sites + [Content.OTHER_PAIR] * others
+        contents += [Content.FILLER] * (number - len(contents))
+        turns += [(pairing, content) for content in contents]
     draw.chooser.shuffle(turns)
     return turns
 

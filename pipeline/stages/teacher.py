@@ -61,7 +61,8 @@ def _transcripts(config: ExperimentConfig, roots: Roots) -> list[str]:
 
 def _site_accuracy(config: ExperimentConfig, roots: Roots, teacher: Path) -> dict[str, float]:
     """How often the teacher prefers the right spelling at the test set's homophones; warns below 95 %."""
-    from pipeline.demo.homophones import masked_word_scorer, read_sites, teacher_site_accuracy
+    from pipeline.demo.sites import read_sites
+    from pipeline.demo.teacher_check import masked_word_scorer, teacher_site_accuracy
 
     test = read_manifest(prepared_folder(config, roots) / "test.jsonl")
     sites = read_sites(roots.data / config.data.corpus, "test")
