@@ -14,6 +14,9 @@ from fakes import tiny_bert
 from hypothesis import settings
 from synthetic_cache import Plan, make, three_shards
 
+# Commands that tests start compute with one thread too, unless a test says otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Slow machines are no fault. What decides whether a change lands draws the same examples every time; a
 # person's own runs go on searching.
 settings.register_profile("search", deadline=None)

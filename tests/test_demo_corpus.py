@@ -138,10 +138,10 @@ def test_a_site_that_an_ear_decides_is_dropped_and_counted(tmp_path: Path) -> No
 
 
 def test_every_voice_speaks_pairs_alike() -> None:
-    """A site that does not sound alike is dropped; with these voices none ever is. Each pair by five voices."""
+    """A site that does not sound alike is dropped; with these voices none ever is."""
     synthesiser = Synthesiser()
     voices = [Voice(accent, variant) for accent in ACCENTS for variant in VARIANTS]
-    for number, voice in enumerate(voices):
+    for number, voice in enumerate(voices):  # each pair by five voices
         pair = HOMOPHONE_PAIRS[number % len(HOMOPHONE_PAIRS)]
         first, second = (synthesiser.speak(f"anna wrote {word} again", voice) for word in pair)
         assert np.array_equal(first, second), (voice, pair)
