@@ -5,6 +5,8 @@ CONFIG ?= demo
 RUN ?=
 SET ?=
 GPUS ?= 1
+# Students at a time, a core or a GPU each: as many as there are cores, at most 2, which fit into 4 GB of memory.
+JOBS ?= $(shell [ "$$(getconf _NPROCESSORS_ONLN)" -ge 2 ] && echo 2 || echo 1)
 PYTHON ?= python3
 
 VENV := .venv
@@ -22,7 +24,7 @@ RUN_OPTION = $(if $(RUN),--run-dir '$(RUN)')
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "  CONFIG=name-or-path.toml chooses the experiment (default: demo); RUN=folder a run; SET='section.key=value ...' overrides; GPUS=N trains on N"
+	@echo "  CONFIG=name-or-path.toml chooses the experiment (default: demo); RUN=folder a run; SET='section.key=value ...' overrides; GPUS=N trains on N; JOBS=N students of an experiment at a time"
 
 setup: $(STAMP) ## create .venv with the pinned versions (done by every other target too)
 
@@ -47,7 +49,7 @@ check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(VENV)/bin/lint-imports
 
 demo: $(STAMP) ## the whole road on a synthetic corpus made on the spot: one table at the end
-	$(BERT2CTC) experiment demo $(OVERRIDES)
+	$(BERT2CTC) experiment demo --jobs '$(JOBS)' $(OVERRIDES)
 
 data: $(STAMP) ## fetch what CONFIG needs (the demo corpus is made on the spot), validate it, write manifests
 	$(BERT2CTC) data $(if $(filter demo,$(CONFIG)),demo,download --config '$(CONFIG)')
@@ -66,7 +68,7 @@ evaluate: $(STAMP) ## word error rates of a trained student, greedy CTC
 	$(BERT2CTC) evaluate '$(if $(RUN),$(RUN),$(CONFIG))'
 
 experiment: $(STAMP) ## several students, one cache, one table (CONFIG names a ladder)
-	$(BERT2CTC) experiment '$(CONFIG)' $(OVERRIDES)
+	$(BERT2CTC) experiment '$(CONFIG)' --jobs '$(JOBS)' $(OVERRIDES)
 
 clean: ## remove test and build leftovers; never data, caches or runs
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

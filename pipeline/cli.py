@@ -161,13 +161,16 @@ def transcribe(run: str, audio: tuple[Path, ...], device: str, roots: Roots, as_
 @main.command("experiment")
 @click.argument("ladder", default="demo")
 @set_option
+@click.option(
+    "--jobs", default=1, show_default=True, metavar="N", help="students at a time, a core or a GPU each"
+)
 @with_roots("data", "cache", "runs", "scratch")
 @json_option
-def experiment(ladder: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
-    """Several students, one cache, one table: run what LADDER lists, reusing all that is there."""
+def experiment(ladder: str, overrides: tuple[str, ...], jobs: int, roots: Roots, as_json: bool) -> None:
+    """Several students, one table: run what LADDER lists, reusing all that is there."""
     from pipeline.experiment import run_experiment
 
-    emit(run_experiment(ladder, roots, overrides), as_json)
+    emit(run_experiment(ladder, roots, overrides, jobs), as_json)
 
 
 for command in (cache, runs, export):

@@ -10,6 +10,9 @@ from pipeline.console import config_argument, emit, json_option, set_option, wit
 from pipeline.paths import Roots
 
 
+name_option = click.option("--name", default="", help="let this config's name mean the cache from now on")
+
+
 @click.group()
 def cache() -> None:
     """The store of the teacher's probabilities."""
@@ -22,16 +25,23 @@ def cache() -> None:
 @click.option(
     "--scheduler", default="", metavar="ADDRESS", help="join this Dask scheduler instead of starting one"
 )
+@click.option("--name", default="", help="what will mean the cache; default: the config's own name")
 @with_roots("data", "cache", "runs")
 @json_option
 def build(
-    config: str, overrides: tuple[str, ...], dry_run: bool, scheduler: str, roots: Roots, as_json: bool
+    config: str,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    scheduler: str,
+    name: str,
+    roots: Roots,
+    as_json: bool,
 ) -> None:
     """Score every token of CONFIG's transcripts once; an interrupted build goes on where it was."""
     from pipeline.config import load_config
     from pipeline.stages.cache import build_teacher_cache
 
-    emit(build_teacher_cache(load_config(config, overrides), roots, dry_run, scheduler), as_json)
+    emit(build_teacher_cache(load_config(config, overrides), roots, dry_run, scheduler, name), as_json)
 
 
 @cache.command("ls")
@@ -112,9 +122,6 @@ def pack(reference: str, file: Path, roots: Roots, as_json: bool) -> None:
     from pipeline.stages.share import pack_teacher_cache
 
     emit(pack_teacher_cache(reference, file, roots), as_json)
-
-
-name_option = click.option("--name", default="", help="let this config's name mean the cache from now on")
 
 
 @cache.command("unpack")

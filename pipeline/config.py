@@ -20,7 +20,7 @@ from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, Teache
 from teacher_cache.settings import check_settings, required, setting
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # of what may name a file or a folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class DataConfig:
         if "train" not in self.splits:
             raise ValueError(f"splits {sorted(self.splits)} hold no train split")
         for name in self.splits:
-            if not _NAME.fullmatch(name):
+            if not NAME_PATTERN.fullmatch(name):
                 raise ValueError(f"split name {name!r} must be letters, digits, '.', '_' and '-', no path")
         if self.min_seconds >= self.max_seconds:
             raise ValueError(f"min_seconds {self.min_seconds} must lie below max_seconds {self.max_seconds}")
@@ -173,7 +173,7 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
 
 
 def _from_tables(path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
-    _refuse_unknown(tables, list(TABLES), "table")
+    refuse_unknown(tables, list(TABLES), "table")
     if "data" not in tables or "teacher" not in tables:
         raise PipelineError(f"{path}: the tables [data] and [teacher] are missing; give them, or a base")
     student = {
@@ -200,7 +200,7 @@ def _build(table_type: Any, table: Any, where: str) -> Any:
     """One dataclass from one table, every value checked against its annotation."""
     if not isinstance(table, dict):
         raise PipelineError(f"[{where}] is not a table: {table!r}")
-    _refuse_unknown(table, [entry.name for entry in dataclasses.fields(table_type)], "key", where)
+    refuse_unknown(table, [entry.name for entry in dataclasses.fields(table_type)], "key", where)
     values = {
         key: _convert(_type_of(table_type, key), value, f"{where}.{key}") for key, value in table.items()
     }
@@ -238,7 +238,8 @@ def _type_of(table_type: Any, name: str) -> Any:
     return typing.get_type_hints(table_type)[name]
 
 
-def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], kind: str, where: str = "") -> None:
+def refuse_unknown(table: Mapping[str, Any], known: Sequence[str], kind: str, where: str = "") -> None:
+    """Raise PipelineError for the first key that is not known, with the nearest one that is."""
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)

@@ -1,165 +1,193 @@
-"""Several students, one cache, one table: a ladder file names a config, and what differs per student."""
+"""Several students, one table: every stage of a ladder as a command, students one by one or side by side."""
 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
-from pipeline.console import Report, table
+from pipeline.console import Report
 from pipeline.errors import PipelineError
+from pipeline.jobs.places import Place, places_for, thread_environment
+from pipeline.jobs.pool import Chain, run_side_by_side
+from pipeline.ladder import Corpus, Ladder, Training, load_ladder, trainings_of
 from pipeline.paths import Roots
 from pipeline.processes import run_command
+from pipeline.report.experiment_table import experiment_tables
 from pipeline.run_record import provenance
 from teacher_cache.common.files import write_json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ladder:
-    """The students of one experiment: overrides by name, in the order in which they are trained."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the students of one corpus have in common.
 
-    name: str
-    config: str
-    evaluate: tuple[str, ...]
-    students: Mapping[str, Mapping[str, Any]]
+    seconds : by stage     cache : its fingerprint
+    accuracy : the teacher's at the demo's homophones, by kind; {} elsewhere
+    """
 
-
-def load_ladder(reference: str) -> Ladder:
-    """The ladder of a shipped name or a TOML path. Raises PipelineError for anything it does not know."""
-    shipped = CONFIG_FOLDER / "ladders" / f"{reference}.toml"
-    path = shipped if shipped.is_file() else Path(reference)
-    if not path.is_file():
-        known = sorted(entry.stem for entry in (CONFIG_FOLDER / "ladders").glob("*.toml"))
-        raise PipelineError(f"no ladder {reference!r}: neither a TOML file nor one of {', '.join(known)}")
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    unknown = tables.keys() - {"config", "evaluate", "students"}
-    if unknown or not tables.get("students") or "config" not in tables:
-        raise PipelineError(
-            f"{path}: a ladder holds config, evaluate and [students.NAME] tables; unknown: {unknown}"
-        )
-    config = str(tables["config"])
-    if config.endswith(".toml"):
-        config = str((path.parent / config).resolve())
-    return Ladder(
-        name=path.stem,
-        config=config,
-        evaluate=tuple(tables.get("evaluate", ("dev",))),
-        students=tables["students"],
-    )
+    seconds: Mapping[str, float]
+    cache: str
+    accuracy: Mapping[str, float]
 
 
-def run_experiment(reference: str, roots: Roots, overrides: Sequence[str]) -> Report:
-    """Every stage of the ladder, each reused where it is there; writes `<runs>/<name>/results.json`."""
+def run_experiment(reference: str, roots: Roots, overrides: Sequence[str], jobs: int = 1) -> Report:
+    """Every stage of the ladder, each reused where it is there; writes `<runs>/<name>/results.json`.
+
+    jobs : students that train at the same time. Raises PipelineError, before any work for a ladder, config or
+    number of jobs that cannot be.
+    """
     ladder = load_ladder(reference)
-    config = load_config(ladder.config, overrides)
+    trainings = trainings_of(ladder, overrides)
+    places = _places(trainings, jobs)
     folder = roots.runs / ladder.name
     known = _known_seconds(folder / "results.json")
-    seconds, accuracy = _shared_stages(ladder, config, roots, overrides, known)
-    rows = [_student(name, ladder, config, roots, overrides) for name in ladder.students]
-    for row in rows:
-        seconds[f"train_{row['name']}"] = row["seconds"]
+    corpora = {training.corpus.name: training.corpus for training in trainings}
+    shared = {name: _shared_stages(ladder, one, roots, overrides, known) for name, one in corpora.items()}
+    chains = {
+        training.run: _chain(training, ladder, roots, overrides, shared[training.corpus.name].cache)
+        for training in trainings
+    }
+    if places:
+        ended = run_side_by_side(chains, places)
+    else:
+        threads = {training.run: training.config.student.trainer.threads for training in trainings}
+        ended = {run: _one_by_one(chain, threads[run]) for run, chain in chains.items()}
+    rows = [_row(training, ladder, roots, *ended[training.run]) for training in trainings]
     results = {
         "rows": rows,
-        "seconds": seconds,
-        "teacher_site_accuracy": accuracy,
+        "differences": _differences(ladder, trainings, roots),
+        "seconds": _seconds(shared, rows),
+        "teacher_site_accuracy": _by_corpus({name: one.accuracy for name, one in shared.items()}),
         "provenance": provenance(),
     }
     write_json(folder / "results.json", results)
-    return Report(results, [*_tables(results), f"written to {folder / 'results.json'}"])
+    return Report(results, [*experiment_tables(results), f"written to {folder / 'results.json'}"])
+
+
+def _places(trainings: Sequence[Training], jobs: int) -> list[Place]:
+    """Where the students run side by side; [] for one by one, each with all cores."""
+    if jobs < 1:
+        raise PipelineError(f"--jobs {jobs}: at least 1, which trains one student at a time")
+    if jobs == 1:
+        return []
+    trainers = {training.run: training.config.student.trainer for training in trainings}
+    places = places_for(min(jobs, len(trainings)), [trainer.device for trainer in trainers.values()])
+    for run, trainer in trainers.items():
+        if trainer.threads > 1 and places[0].threads == 1:
+            raise PipelineError(
+                f"--jobs {jobs}: students side by side have one thread each, {run} asks for trainer.threads="
+                f"{trainer.threads}; give it --set trainer.threads=1, or --jobs 1"
+            )
+    return places
 
 
 def _shared_stages(
-    ladder: Ladder,
-    config: ExperimentConfig,
-    roots: Roots,
-    overrides: Sequence[str],
-    known: Mapping[str, float],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds by stage, and the teacher's accuracy at the demo's homophones ({} elsewhere).
+    ladder: Ladder, corpus: Corpus, roots: Roots, overrides: Sequence[str], known: Mapping[str, float]
+) -> Shared:
+    """Corpus, manifests, teacher and cache, one after the other with all cores.
 
     known : seconds of an earlier run; they stand for a stage that had nothing to do
     """
-    settings = [argument for override in overrides for argument in ("--set", override)]
+    settings = _options("--set", (*overrides, *corpus.overrides))
     data, cache = ["--data-root", str(roots.data)], ["--cache-root", str(roots.cache)]
     runs, scratch = ["--runs-root", str(roots.runs)], ["--scratch-root", str(roots.scratch)]
+    own_name = [] if corpus.cache_name == corpus.config.name else ["--name", corpus.cache_name]
     commands = {
         "corpus": ("data", "demo", ladder.config, *settings, *data),
         "prepare": ("data", "prepare", ladder.config, *settings, *data, *runs),
         "teacher": ("teacher", "train", ladder.config, *settings, *data, *runs, *scratch),
-        "cache": ("cache", "build", ladder.config, *settings, *data, *cache, *runs),
+        "cache": ("cache", "build", ladder.config, *own_name, *settings, *data, *cache, *runs),
     }
-    if config.demo_corpus is None:
+    if corpus.config.demo_corpus is None:
         del commands["corpus"]
     seconds: dict[str, float] = {}
-    accuracy: dict[str, float] = {}
+    results = {}
     for stage, command in commands.items():
-        done = run_command(*command)
-        took = known.get(stage, done["seconds"]) if done.get("is_reused") else done["seconds"]
-        seconds[stage] = round(float(took), 1)
-        accuracy |= done.get("site_accuracy", {})
-    return seconds, accuracy
+        done = results[stage] = run_command(*command)
+        before = known.get(_of_corpus(stage, corpus.name), done["seconds"])
+        seconds[stage] = round(float(before if done.get("is_reused") else done["seconds"]), 1)
+    accuracy = results["teacher"].get("site_accuracy", {})
+    return Shared(seconds=seconds, cache=results["cache"]["fingerprint"], accuracy=accuracy)
 
 
-def _student(
-    name: str, ladder: Ladder, config: ExperimentConfig, roots: Roots, overrides: Sequence[str]
-) -> dict[str, Any]:
-    own = [f"{key}={_toml(value)}" for key, value in ladder.students[name].items()]
-    settings = [argument for override in (*overrides, *own) for argument in ("--set", override)]
-    run = roots.runs / ladder.name / name
+def _chain(
+    training: Training, ladder: Ladder, roots: Roots, overrides: Sequence[str], fingerprint: str
+) -> Chain:
+    """The commands that train a student, against the cache of its own corpus, and evaluate it."""
+    settings = _options("--set", (*overrides, *training.overrides))
+    run = str(roots.runs / ladder.name / training.run)
     data, runs = ["--data-root", str(roots.data)], ["--runs-root", str(roots.runs)]
-    cache = ["--cache-root", str(roots.cache)]
-    trained = run_command("train", ladder.config, *settings, "--run-dir", str(run), *data, *cache, *runs)
-    splits = [argument for split in ladder.evaluate for argument in ("--split", split)]
-    scores = run_command("evaluate", str(run), *splits, *data, *runs)["splits"]
+    cache = ["--cache", fingerprint, "--cache-root", str(roots.cache)]
+    return (
+        ("train", ladder.config, *settings, "--run-dir", run, *data, *cache, *runs),
+        ("evaluate", run, *_options("--split", ladder.evaluate), *data, *runs),
+    )
+
+
+def _one_by_one(chain: Chain, threads: int) -> list[dict[str, Any]]:
+    """The results of a student's commands; it is evaluated with the threads that it was trained with."""
+    return [run_command(*command, environment=thread_environment(threads)) for command in chain]
+
+
+def _row(
+    training: Training, ladder: Ladder, roots: Roots, trained: Mapping[str, Any], evaluated: Mapping[str, Any]
+) -> dict[str, Any]:
+    scores = evaluated["splits"]
     first = scores[ladder.evaluate[0]]
-    row = {"name": name, "wer": first["wer"], "cer": first["cer"], "steps": trained["steps"]}
-    row["seconds"] = round(float(trained["seconds"]), 1)
-    row["splits"] = scores
-    if config.demo_corpus is not None:
-        from pipeline.demo.homophones import score_run
+    return {
+        "name": training.student,
+        "corpus": training.corpus.name or training.config.data.corpus,
+        "seed": training.seed,
+        "run": training.run,
+        "wer": first["wer"],
+        "cer": first["cer"],
+        "steps": trained["steps"],
+        "seconds": round(float(trained["seconds"]), 1),
+        "splits": scores,
+        **_figures(training, ladder, roots),
+    }
 
-        row |= score_run(run, ladder.evaluate[0], roots.data / config.data.corpus)
-    return row
+
+def _figures(training: Training, ladder: Ladder, roots: Roots) -> dict[str, Any]:
+    """What the evaluated transcripts show beyond error rates: homophones of a demo corpus, intervals."""
+    if training.config.demo_corpus is None:
+        return {"intervals": {}}
+    from pipeline.demo.homophones import score_run
+
+    run, corpus = roots.runs / ladder.name / training.run, roots.data / training.config.data.corpus
+    return dict(score_run(run, ladder.evaluate[0], corpus))
 
 
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _differences(ladder: Ladder, trainings: Sequence[Training], roots: Roots) -> list[dict[str, Any]]:
+    """Each student minus the first, and minus the one before it, on each corpus, paired over all seeds."""
+    return []
+
+
+def _seconds(shared: Mapping[str, Shared], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """By stage; stages carry a corpus' name where there are several, students that of their run."""
+    stages = {
+        _of_corpus(stage, name): seconds
+        for name, one in shared.items()
+        for stage, seconds in one.seconds.items()
+    }
+    return stages | {f"train_{row['run']}": row["seconds"] for row in rows}
+
+
+def _of_corpus(stage: str, corpus: str) -> str:
+    return f"{stage}_{corpus}" if corpus else stage
+
+
+def _by_corpus(facts: Mapping[str, Any]) -> Any:
+    """By name where corpora have names, else the only one's."""
+    return facts[""] if "" in facts else dict(facts)
+
+
+def _options(option: str, values: Sequence[str]) -> list[str]:
+    return [part for value in values for part in (option, value)]
 
 
 def _known_seconds(path: Path) -> dict[str, float]:
     return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else {}
-
-
-def _tables(results: Mapping[str, Any]) -> list[Any]:
-    rows = results["rows"]
-    if "homophone_error_rate" not in rows[0]:
-        return [
-            table("", ["student", "WER %", "CER %", "steps", "seconds"], [_cells(row, []) for row in rows])
-        ]
-    figures = [(rate, kind) for rate in ("error", "partner") for kind in ("seen", "teacher_only")]
-    columns = ["wrong %: seen", "teacher-only", "partner %: seen", "teacher-only"]
-    sites, chance = rows[0]["homophone_sites"], rows[0]["homophone_chance"]
-    accuracy = results["teacher_site_accuracy"]
-    return [
-        table(
-            "",
-            ["student", "WER %", "CER %", *columns, "steps", "seconds"],
-            [_cells(row, figures) for row in rows],
-        ),
-        *(
-            f"{kind.replace('_', '-')} homophones: {sites[kind]} sites, chance {chance[kind]:.0%} wrong, "
-            f"the teacher alone {1 - accuracy[kind]:.1%} wrong"
-            for kind in sites
-        ),
-        "wrong: the aligned word is another or missing; partner: it is the other spelling of the pair",
-    ]
-
-
-def _cells(row: Mapping[str, Any], figures: Sequence[tuple[str, str]]) -> list[str]:
-    rates = [f"{100 * row[f'homophone_{rate}_rate'][kind]:.1f}" for rate, kind in figures]
-    scores = [f"{100 * row[key]:.1f}" for key in ("wer", "cer")]
-    return [row["name"], *scores, *rates, f"{row['steps']:,}", f"{row['seconds']:.0f}"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,9 @@ _LONGEST_DEAFNESS_SECONDS = 1.0
 _START_AGAIN = {REQUEUE_EXIT_CODE, *(-number for number in _PASSED_ON)}  # or ended before it could save
 
 
+REUSED = "done before, from equal inputs: reused"
+
+
 class CommandFailed(PipelineError):
     """A command of a chain did not do its part; exit_code : 75 where a queue may start the chain again."""
 
@@ -28,29 +32,51 @@ class CommandFailed(PipelineError):
         self.exit_code = exit_code
 
 
-def run_command(*arguments: str) -> dict[str, Any]:
+def program_of(arguments: Sequence[str]) -> list[str]:
+    """`bert2ctc ARGUMENTS --json` as a program and its arguments."""
+    return [sys.executable, "-m", "pipeline.cli", *arguments, "--json"]
+
+
+def exit_code_of_chain(code: int) -> int:
+    """What a chain ends with whose command ended with `code`: 75 where a queue may start it again, else 1."""
+    return REQUEUE_EXIT_CODE if code in _START_AGAIN else 1
+
+
+def result_of(arguments: Sequence[str], output: str) -> dict[str, Any]:
+    """The JSON object that a command printed. Raises PipelineError where it printed something else."""
+    try:
+        return dict(json.loads(output))
+    except ValueError:
+        raise PipelineError(
+            f"`bert2ctc {shlex.join(arguments)}` printed no JSON object: {output[:200]!r}"
+        ) from None
+
+
+def is_reused(result: Mapping[str, Any]) -> bool:
+    """Whether a command found done what it was asked for."""
+    return bool(result.get("is_reused") or result.get("already_finished"))
+
+
+def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The result of `bert2ctc ARGUMENTS --json`, run in a process of its own that shares our standard error.
+
+    environment : variables that it gets beside ours
 
     A process each keeps stages as separate as they are for a user: the student's never loads transformers.
     Raises PipelineError where it fails; a queue's signals reach it first, so that it can save,
     and its code 75 becomes ours.
     """
     say(f"\n$ bert2ctc {shlex.join(arguments)}")
-    code, output = _run([sys.executable, "-m", "pipeline.cli", *arguments, "--json"])
+    code, output = _run(program_of(arguments), {**os.environ, **(environment or {})})
     if code != 0:
         raise CommandFailed(
             f"`bert2ctc {shlex.join(arguments)}` ended with code {code}; "
             "its reason stands above; what was finished is kept, run the same command again to go on",
-            REQUEUE_EXIT_CODE if code in _START_AGAIN else 1,
+            exit_code_of_chain(code),
         )
-    try:
-        result = dict(json.loads(output))
-    except ValueError:
-        raise PipelineError(
-            f"`bert2ctc {shlex.join(arguments)}` printed no JSON object: {output[:200]!r}"
-        ) from None
-    if result.get("is_reused") or result.get("already_finished"):
-        say("done before, from equal inputs: reused")
+    result = result_of(arguments, output)
+    if is_reused(result):
+        say(REUSED)
     return result
 
 
@@ -67,7 +93,7 @@ def _output(process: subprocess.Popen[str]) -> str:
             pass
 
 
-def _run(command: list[str]) -> tuple[int, str]:
+def _run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
     """The code and the standard output of a program; signals that ask us to stop are passed on to it."""
     process: subprocess.Popen[str] | None = None
     early: list[int] = []  # signals that came before there was a process to pass them on to
@@ -80,7 +106,7 @@ def _run(command: list[str]) -> tuple[int, str]:
 
     previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         for number in early:
             process.send_signal(number)
         output = _output(process)

@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.config import CONFIG_FOLDER, load_config
 from pipeline.corpus.openslr import SUBSETS
 from pipeline.errors import PipelineError
-from pipeline.experiment import load_ladder
+from pipeline.ladder import load_ladder, trainings_of
 from pipeline.paths import Roots
 from teacher_cache.build.cluster import CLUSTER_SETTINGS, WORKER_ENVIRONMENT
 
@@ -106,7 +106,7 @@ def _check_bert2ctc(arguments: list[str]) -> None:
         if values.get(name):
             load_config(PLACEHOLDERS.get(values[name], values[name]), overrides)
     if "ladder" in values:
-        load_config(load_ladder(values["ladder"]).config, overrides)
+        trainings_of(load_ladder(values["ladder"]), overrides)
     for subset in values.get("subsets", ()):
         if subset not in SUBSETS:
             raise PageFault(f"{subset}: no subset of LibriSpeech")

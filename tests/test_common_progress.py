@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import teacher_cache.common.progress
-from teacher_cache.common.progress import progress
+from teacher_cache.common.progress import PlainLine, progress, read_plain_line
 
 
 def test_plain_lines_are_rare_and_say_what_is_left(
@@ -27,3 +27,5 @@ def test_plain_lines_are_rare_and_say_what_is_left(
     ]
     assert "70 s left" in lines[0]
     assert lines[-1].endswith("loss 1.5")
+    assert read_plain_line(lines[0]) == PlainLine("scoring", 3, 10, "70 s left  loss 1.5")
+    assert read_plain_line("step 3 dev: wer 0.1/0.2, 3 s elapsed") is None

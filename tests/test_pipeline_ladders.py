@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
+import tomllib
+from pathlib import Path
 
-from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
-from pipeline.experiment import load_ladder
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import CONFIG_FOLDER, ExperimentConfig
+from pipeline.errors import PipelineError
+from pipeline.ladder import load_ladder, toml_value, trainings_of
 from student.loss.objective import objective_weights
 
 LADDERS = sorted(path.stem for path in (CONFIG_FOLDER / "ladders").glob("*.toml"))
 
 
 def students_of(ladder_name: str) -> dict[str, ExperimentConfig]:
-    ladder = load_ladder(ladder_name)
-    return {
-        name: load_config(ladder.config, [f"{key}={_toml(value)}" for key, value in changes.items()])
-        for name, changes in ladder.students.items()
-    }
-
-
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """The first training of each student."""
+    trainings = trainings_of(load_ladder(ladder_name), ())
+    return {training.student: training.config for training in reversed(trainings)}
 
 
 @pytest.mark.parametrize("ladder", LADDERS)
@@ -47,3 +47,80 @@ def test_the_family_has_the_terms_of_its_names() -> None:
         "alignment_kd": ctc | {"ctc_pieces_final", "kd_final"},
         "inter_alignment_kd": ctc | aligned | soft,
     }
+
+
+def test_a_ladder_without_seeds_and_corpora_names_runs_as_its_students() -> None:
+    trainings = trainings_of(load_ladder("demo"), ())
+    assert [training.run for training in trainings] == ["ctc", "interaed_hard", "interaed_kd"]
+    assert {(training.seed, training.corpus.name) for training in trainings} == {(1, "")}
+    assert {training.corpus.cache_name for training in trainings} == {"demo"}
+    assert [training.seed for training in trainings_of(load_ladder("demo"), ["trainer.seed=2"])] == [2] * 3
+
+
+def test_seeds_and_corpora_multiply_students_and_every_run_is_its_own() -> None:
+    trainings = trainings_of(load_ladder("demo-seeds"), ())
+    assert len({training.run for training in trainings}) == len(trainings) == 3 * 3 * 2
+    assert {training.seed for training in trainings} == {1, 2, 3}
+    (other,) = (one for one in trainings if one.run == "interaed_kd-seed-2-other_cues")
+    assert other.config.student.trainer.seed == 2 and other.config.demo_corpus is not None
+    assert (other.config.demo_corpus.seed, other.config.data.corpus) == (2, "demo-other-cues")
+    assert other.config.teacher_training is not None
+    assert other.config.teacher_training.text == ("demo-other-cues/teacher.txt",)
+    assert {one.corpus.cache_name for one in trainings} == {"demo", "demo-other_cues"}
+    by_seed = [one.config.student for one in trainings if one.run.startswith("ctc") and one.seed == 3]
+    assert len(by_seed) == 2 and by_seed[0] == by_seed[1], "a corpus changed the student"
+
+
+STUDENT = "[students.ctc]"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"config = 'demo'\nseed = [1]\n{STUDENT}", "unknown key 'seed'; did you mean 'seeds'"),
+        (f"config = 'demo'\nseeds = []\n{STUDENT}", "seeds = .* at least one"),
+        (f"config = 'demo'\nseeds = [1, true]\n{STUDENT}", "must be a list of int"),
+        (f"config = 'demo'\nseeds = 3\n{STUDENT}", "must be a list of int"),
+        (f"config = 'demo'\nseeds = [1, 1]\n{STUDENT}", "twice"),
+        (f"config = 'demo'\nseeds = [-1]\n{STUDENT}", r"\[students.ctc\] \[trainer\] seed"),
+        (f"config = 'demo'\nevaluate = 'dev'\n{STUDENT}", "must be a list of str"),
+        (f"config = 'demo'\nevaluate = ['tset']\n{STUDENT}", "evaluate names tset; demo has"),
+        (f"config = 1\n{STUDENT}", "must name a config"),
+        (f"config = 'dmeo'\n{STUDENT}", "no config 'dmeo'"),
+        ("config = 'demo'", "at least one"),
+        ("config = 'demo'\n[students]", "must be tables"),
+        ("config = 'demo'\n[students.'../ctc']", "no path"),
+        ("config = 'demo'\n[students]\nctc = 3", "is not a table"),
+        (f"config = 'demo'\n[corpora]\n{STUDENT}", "must be tables"),
+        (f"config = 'demo'\n[corpora.'a b']\n{STUDENT}", "name 'a b' must be"),
+        (f"config = 'demo'\n[corpora.a]\n'data.corpsu' = 'x'\n{STUDENT}", r"\[corpora.a\] .*'corpus'"),
+        (f"config = 'demo'\n{STUDENT}\n'objective.tail' = 'bukket'", r"\[students.ctc\] .*tail"),
+        (f"config = 'demo'\n{STUDENT}\nobjective = {{ tail = 'bucket' }}", "section.key=value"),
+        (f"config = 'demo'\nseeds = [1]\n{STUDENT}\n'trainer.seed' = 2", r"\[students.ctc\] sets it too"),
+        ("config='demo'\n[corpora.b]\n[corpora.a-b]\n[students.x]\n[students.x-a]", "share the run 'x-a-b'"),
+        ("config = demo", "not valid TOML"),
+    ],
+)
+def test_a_ladder_that_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PipelineError, match=told) as caught:
+        trainings_of(load_ladder(str(path)), ())
+    assert str(path) in str(caught.value)
+
+
+def test_a_seed_on_the_command_line_beside_seeds_is_refused() -> None:
+    with pytest.raises(PipelineError, match="--set sets it too"):
+        trainings_of(load_ladder("demo-seeds"), ["trainer.seed=4"])
+
+
+values = st.recursive(
+    st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab-", min_size=1), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@given(values)
+def test_a_value_reaches_a_config_as_the_ladder_has_it(value: object) -> None:
+    assert tomllib.loads(f"value = {toml_value(value)}")["value"] == value

@@ -22,8 +22,13 @@ from teacher_cache.passages import passages_of
 _MASS_AT = ("1", "4", "8", "16", "32", "64")
 
 
-def build_teacher_cache(config: ExperimentConfig, roots: Roots, dry_run: bool, scheduler: str) -> Report:
-    """Score every token of the config's splits once, or name the published cache that covers them."""
+def build_teacher_cache(
+    config: ExperimentConfig, roots: Roots, dry_run: bool, scheduler: str, name: str = ""
+) -> Report:
+    """Score every token of the config's splits once, or name the published cache that covers them.
+
+    name : what will mean the cache, "" for the config's own name
+    """
     from student.training.device import choose_device
     from teacher_cache.build.estimate import preview_build
     from teacher_cache.build.quality import quality_lines
@@ -37,7 +42,7 @@ def build_teacher_cache(config: ExperimentConfig, roots: Roots, dry_run: bool, s
         cache_config=config.cache,
         build_config=config.build,
         root=roots.cache,
-        name=config.name,
+        name=name or config.name,
         normaliser=normaliser_identity(),
         device=choose_device(config.student.trainer.device).type,
         scheduler=scheduler,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import (
@@ -18,8 +20,28 @@ from rich.progress import (
 )
 
 PLAIN_LINE_SECONDS = 30.0
+_PLAIN_LINE = re.compile(r"(.+): ([\d,]+)/([\d,]+) (?:.*), \d+ s elapsed, (\d+ s left.*)")
 
 Advance = Callable[..., None]  # advance(amount=1, note="")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainLine:
+    """What a plain line of progress said. note : the time left and whatever followed it"""
+
+    title: str
+    done: float
+    total: float
+    note: str
+
+
+def read_plain_line(line: str) -> PlainLine | None:
+    """A plain line of `progress` as it was meant, None for any other line."""
+    found = _PLAIN_LINE.fullmatch(line)
+    if found is None:
+        return None
+    done, total = (float(part.replace(",", "")) for part in found.group(2, 3))
+    return PlainLine(found[1], done, total, found[4])
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""What processes side by side say: lines that begin with a name; on a terminal their progress as a bar each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline.console import say
+from teacher_cache.common.progress import read_plain_line
+
+Tell = Callable[[str, str], None]  # (name, line); an empty line: nothing more comes from there
+
+
+@contextmanager
+def told_apart() -> Iterator[Tell]:
+    """Yield `tell(name, line)`; everything is written to standard error."""
+    if not sys.stderr.isatty():
+        yield lambda name, line: say(f"{name}: {line}") if line else None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True, highlight=False)) as bars:
+        yield Bars(bars).tell
+
+
+class Bars:
+    """A bar for each name that has said how far it is; other lines go above the bars."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def tell(self, name: str, line: str) -> None:
+        """Show a line of `name`; an empty one takes its bar away."""
+        if not line:
+            if name in self._tasks:
+                self._bars.remove_task(self._tasks.pop(name))
+            return
+        told = read_plain_line(line)
+        if told is None:
+            self._bars.console.print(f"{name}: {line}", markup=False, soft_wrap=True)
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, note="")
+        title = f"{name}: {told.title}"
+        self._bars.update(
+            self._tasks[name], description=title, completed=told.done, total=told.total, note=told.note
+        )

@@ -1,0 +1,178 @@
+"""Chains of commands side by side: each command a process of its own, one failure or signal stops all cleanly."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.console import say
+from pipeline.jobs.display import Tell, told_apart
+from pipeline.jobs.places import Place
+from pipeline.processes import REUSED, CommandFailed, exit_code_of_chain, is_reused, program_of, result_of
+from student.signals import REQUEUE_EXIT_CODE, StopRequest, stop_on_signals
+
+_LOOK_SECONDS = 0.2
+
+Chain = Sequence[Sequence[str]]  # commands, each the arguments of `bert2ctc`, that run one after the other
+
+
+def run_side_by_side(chains: Mapping[str, Chain], places: Sequence[Place]) -> dict[str, list[dict[str, Any]]]:
+    """The results of every chain's commands by the chain's name, as many chains at a time as there are places.
+
+    The first command that fails, a queue's signal or Ctrl-C stops all: trainings save a checkpoint first.
+    Raises CommandFailed, with 75 after a queue's signal, that names what failed and what was stopped;
+    KeyboardInterrupt after Ctrl-C, at once after a second one.
+    """
+    with stop_on_signals() as stop, told_apart() as tell:
+        pool = _Pool(chains, places, tell)
+        try:
+            pool.run(stop)
+        finally:
+            pool.ask_to_stop()  # nothing runs here any more, unless a second Ctrl-C or a fault of our own
+    if not pool.unfinished:
+        return pool.results
+    if pool.failed:
+        raise _failure(pool)
+    if stop.signal_number == signal.SIGINT:
+        say(f"Ctrl-C: {', '.join(pool.unfinished)} stopped, trainings with a checkpoint")
+        raise KeyboardInterrupt
+    raise CommandFailed(
+        f"{stop.name}: {', '.join(pool.unfinished)} stopped, trainings with a checkpoint; "
+        "the same command goes on from there",
+        REQUEUE_EXIT_CODE,
+    )
+
+
+def _failure(pool: _Pool) -> CommandFailed:
+    ends = [
+        f"{name} ended with code {code} in `bert2ctc {arguments[0]}`"
+        for name, (code, arguments) in pool.failed.items()
+    ]
+    others = ", ".join(name for name in pool.unfinished if name not in pool.failed)
+    stopped = f"stopped at a checkpoint, or not begun: {others}; " if others else ""
+    codes = [exit_code_of_chain(code) for code, _ in pool.failed.values()]
+    return CommandFailed(
+        f"{', '.join(ends)}; the reason stands above; {stopped}"
+        "what was finished is kept, run the same command again to go on",
+        max(codes) if len(set(codes)) == 1 else 1,
+    )
+
+
+class _Pool:
+    """All chains: those that wait, those at work, and how the others ended."""
+
+    def __init__(self, chains: Mapping[str, Chain], places: Sequence[Place], tell: Tell) -> None:
+        self.results: dict[str, list[dict[str, Any]]] = {}
+        self.failed: dict[str, tuple[int, Sequence[str]]] = {}
+        self._chains, self._tell = chains, tell
+        self._waiting, self._free = deque(chains), list(reversed(places))
+        self._at_work: list[_Worker] = []
+        self._is_stopping = False
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the chains without all their results."""
+        return [name for name in self._chains if name not in self.results]
+
+    def run(self, stop: StopRequest) -> None:
+        """Until every chain has ended, or one has failed or a stop was asked for and the others have ended."""
+        while self._at_work or (self._waiting and not self._is_stopping):
+            if (stop or self.failed) and not self._is_stopping:
+                self.ask_to_stop()
+            while self._waiting and self._free and not self._is_stopping:
+                name = self._waiting.popleft()
+                self._at_work.append(_Worker(name, self._chains[name], self._free.pop(), self._tell))
+            _wait_for_lines(self._at_work)
+            for worker in list(self._at_work):
+                worker.tell_lines()
+                code = worker.process.poll()
+                if code is not None:
+                    self._go_on(worker, code)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM to all that run, after Ctrl-C too: a second SIGINT would keep a training from saving."""
+        self._is_stopping = True
+        for worker in self._at_work:
+            worker.process.terminate()
+
+    def _go_on(self, worker: _Worker, code: int) -> None:
+        """The chain's next command where this one ended well, else the place for another chain."""
+        worker.finish(code)
+        if code == 0 and worker.commands and not self._is_stopping:
+            worker.start_next()
+            return
+        self._at_work.remove(worker)
+        self._free.append(worker.place)
+        if code == 0 and not worker.commands:
+            self.results[worker.name] = worker.results
+        elif code != 0 and not self._is_stopping:
+            self.failed[worker.name] = code, worker.arguments
+
+
+class _Worker:
+    """A chain at its place: the command that runs, those that follow, the results of those before."""
+
+    def __init__(self, name: str, chain: Chain, place: Place, tell: Tell) -> None:
+        self.name, self.place, self._tell = name, place, tell
+        self.commands, self.results = deque(chain), list[dict[str, Any]]()
+        self.start_next()
+
+    def start_next(self) -> None:
+        self.arguments = self.commands.popleft()
+        self._tell(self.name, f"$ bert2ctc {shlex.join(self.arguments)}")
+        self._output = tempfile.TemporaryFile("w+", encoding="utf-8")  # a pipe would have to be emptied
+        self.process = subprocess.Popen(
+            program_of(self.arguments),
+            stdout=self._output,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **self.place.environment},
+        )
+        self.place.take(self.process.pid)
+        assert self.process.stderr is not None
+        self.lines, self._rest, self.has_more = self.process.stderr, b"", True
+        os.set_blocking(self.lines.fileno(), False)
+
+    def tell_lines(self) -> None:
+        """What it has said since the last time, in whole lines."""
+        try:
+            while said := os.read(self.lines.fileno(), 65_536):
+                *whole, self._rest = (self._rest + said).split(b"\n")
+                for line in whole:
+                    self._tell_line(line)
+            self.has_more = False
+        except BlockingIOError:
+            pass
+
+    def _tell_line(self, line: bytes) -> None:
+        if text := line.decode(errors="replace").strip():
+            self._tell(self.name, text)
+
+    def finish(self, code: int) -> None:
+        """Close what the ended command wrote to; its result, where it ended well."""
+        self.tell_lines()
+        self._tell_line(self._rest)
+        self.lines.close()
+        with self._output:
+            if code == 0:
+                self._output.seek(0)
+                self.results.append(result_of(self.arguments, self._output.read()))
+                if is_reused(self.results[-1]):
+                    self._tell(self.name, REUSED)
+        self._tell(self.name, "")
+
+
+def _wait_for_lines(workers: Sequence[_Worker]) -> None:
+    """Until one of them says something, or a moment: a signal is heard and an end is seen between two looks."""
+    pipes = [worker.lines for worker in workers if worker.has_more]
+    if pipes:
+        select.select(pipes, [], [], _LOOK_SECONDS)
+    else:
+        time.sleep(_LOOK_SECONDS)

@@ -1,0 +1,204 @@
+"""A ladder file: which students are compared, on which corpora, with which seeds; checked before any work."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import CONFIG_FOLDER, NAME_PATTERN, ExperimentConfig, load_config, refuse_unknown
+from pipeline.errors import PipelineError
+
+SEED = "trainer.seed"
+_KEYS = ("config", "evaluate", "seeds", "corpora", "students")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """The students of one experiment, in the order in which they are trained.
+
+    students : by name, what differs from the config     corpora : the same of corpora, for everything that
+    is made of them, the students too; {} where the config's own is the only one
+    seeds : values of trainer.seed, each of which every student is trained with; () for the config's own
+    """
+
+    name: str
+    path: Path
+    config: str
+    evaluate: tuple[str, ...]
+    students: Mapping[str, Mapping[str, Any]]
+    corpora: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """A corpus of an experiment. name : "" for the config's own     overrides : section.key=value"""
+
+    name: str
+    overrides: tuple[str, ...]
+    config: ExperimentConfig
+
+    @property
+    def cache_name(self) -> str:
+        """What its cache is called: as the config, or by a name of its own where something differs."""
+        own = self.name and self.overrides
+        return f"{self.config.name}-{self.name}" if own else self.config.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """One student on one corpus with one seed.
+
+    run : the folder's name     overrides : section.key=value, all that differ from the ladder's config
+    """
+
+    student: str
+    corpus: Corpus
+    run: str
+    overrides: tuple[str, ...]
+    config: ExperimentConfig
+
+    @property
+    def seed(self) -> int:
+        """Of weights, order, augmentation and dropout."""
+        return self.config.student.trainer.seed
+
+
+def load_ladder(reference: str) -> Ladder:
+    """The ladder of a shipped name or a TOML path. Raises PipelineError for anything it does not know."""
+    shipped = CONFIG_FOLDER / "ladders" / f"{reference}.toml"
+    path = shipped if shipped.is_file() else Path(reference)
+    if not path.is_file():
+        known = sorted(entry.stem for entry in (CONFIG_FOLDER / "ladders").glob("*.toml"))
+        raise PipelineError(f"no ladder {reference!r}: neither a TOML file nor one of {', '.join(known)}")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return _from_tables(path, tables)
+    except PipelineError as error:
+        raise PipelineError(f"{path}: {error}") from None
+
+
+def _from_tables(path: Path, tables: Mapping[str, Any]) -> Ladder:
+    refuse_unknown(tables, _KEYS, "key")
+    config = tables.get("config")
+    if not isinstance(config, str) or not config:
+        raise PipelineError(f"config = {config!r} must name a config, shipped or beside the ladder")
+    students = _named_tables(tables, "students")
+    if not students:
+        raise PipelineError("a ladder needs at least one [students.NAME] table")
+    return Ladder(
+        name=path.stem,
+        path=path,
+        config=str((path.parent / config).resolve()) if config.endswith(".toml") else config,
+        evaluate=_list(tables, "evaluate", str, ("dev",)),
+        students=students,
+        corpora=_named_tables(tables, "corpora"),
+        seeds=_list(tables, "seeds", int, ()),
+    )
+
+
+def _list(tables: Mapping[str, Any], key: str, kind: type, default: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A list of different values of one type; the default only where the key is absent."""
+    if key not in tables:
+        return default
+    value = tables[key]
+    if not isinstance(value, list) or not value or any(type(entry) is not kind for entry in value):
+        raise PipelineError(f"{key} = {value!r} must be a list of {kind.__name__}, at least one; or left out")
+    if len(set(value)) < len(value):
+        raise PipelineError(f"{key} = {value!r} names one of them twice")
+    return tuple(value)
+
+
+def _named_tables(tables: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
+    named = tables.get(key, {})
+    if not isinstance(named, dict) or (key in tables and not named):
+        raise PipelineError(f"{key} = {named!r} must be tables: [{key}.NAME]")
+    for name, table in named.items():
+        if not NAME_PATTERN.fullmatch(name):
+            raise PipelineError(f"{key}: name {name!r} must be letters, digits, '.', '_' and '-', no path")
+        if not isinstance(table, dict):
+            raise PipelineError(f"{key}.{name} = {table!r} is not a table")
+    return named
+
+
+def corpora_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Corpus, ...]:
+    """The ladder's corpora with their configs; one without a name where it lists none.
+
+    overrides : section.key=value for everything. Raises PipelineError where a config refuses them, or lacks
+    a split that is to be evaluated.
+    """
+    made = []
+    for name, changes in (ladder.corpora or {"": {}}).items():
+        own = _settings(changes)
+        config = _load(ladder, f"corpora.{name}" if name else "", (*overrides, *own))
+        missing = [split for split in ladder.evaluate if split not in config.data.splits]
+        if missing:
+            known = ", ".join(config.data.splits)
+            raise PipelineError(
+                f"{ladder.path}: evaluate names {', '.join(missing)}; {config.name} has {known}"
+            )
+        made.append(Corpus(name=name, overrides=own, config=config))
+    return tuple(made)
+
+
+def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ...]:
+    """Every student with every seed on every corpus, its config loaded: what is wrong is told before any work.
+
+    In the order corpora, students, seeds. Raises PipelineError for a student that no config allows, a seed
+    that is set twice, and two trainings that would share a folder.
+    """
+    if ladder.seeds:
+        _refuse_other_seeds(ladder, overrides)
+    made = []
+    for corpus in corpora_of(ladder, overrides):
+        for student, changes in ladder.students.items():
+            for seed in ladder.seeds or (None,):
+                own = (*corpus.overrides, *_settings(changes))
+                own = own if seed is None else (*own, f"{SEED}={seed}")
+                config = _load(ladder, f"students.{student}", (*overrides, *own))
+                parts = (student, "" if seed is None else f"seed-{seed}", corpus.name)
+                run = "-".join(filter(None, parts))
+                made.append(Training(student=student, corpus=corpus, run=run, overrides=own, config=config))
+    runs = [training.run for training in made]
+    if shared := {run for run in runs if runs.count(run) > 1}:
+        raise PipelineError(f"{ladder.path}: two students would share the run {shared.pop()!r}; rename one")
+    return tuple(made)
+
+
+def _refuse_other_seeds(ladder: Ladder, overrides: Sequence[str]) -> None:
+    tables = {"students": ladder.students, "corpora": ladder.corpora}
+    places = [f"[{kind}.{name}]" for kind, named in tables.items() for name in named if SEED in named[name]]
+    places += ["--set" for override in overrides if override.partition("=")[0].strip() == SEED]
+    if places:
+        raise PipelineError(f"{ladder.path}: {SEED} comes from seeds; {places[0]} sets it too: leave one out")
+
+
+def _load(ladder: Ladder, place: str, overrides: Sequence[str]) -> ExperimentConfig:
+    try:
+        return load_config(ladder.config, overrides)
+    except PipelineError as error:
+        raise PipelineError(f"{ladder.path}: {f'[{place}] ' if place else ''}{error}") from None
+
+
+def _settings(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{key}={toml_value(value)}" for key, value in changes.items())
+
+
+def toml_value(value: Any) -> str:
+    """A value that a TOML file held, written as one again."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(key)} = {toml_value(entry)}' for key, entry in value.items())}}}"
+    return str(value)

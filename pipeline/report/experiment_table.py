@@ -1,0 +1,124 @@
+"""What an experiment found, as tables for people: a row a student and seed, then what parts the students."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from pipeline.console import table
+
+Figures = Mapping[str, float | None]  # None: not measured
+
+_KINDS = ("seen", "teacher_only")
+
+
+def experiment_tables(results: Mapping[str, Any]) -> list[Any]:
+    """Tables and lines of a results.json: rows by corpus, a mean where a student has several seeds."""
+    rows = results["rows"]
+    corpora = list(dict.fromkeys(row["corpus"] for row in rows))
+    shown = []
+    for corpus in corpora:
+        own = [row for row in rows if row["corpus"] == corpus]
+        shown.append(_row_table(corpus if len(corpora) > 1 else "", own))
+        shown += _notes(own, _accuracy(results, corpus))
+        differences = [one for one in results["differences"] if one["corpus"] == corpus]
+        if differences:
+            shown.append(_difference_table(differences))
+    return shown
+
+
+def _row_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
+    has_seeds = len({row["seed"] for row in rows}) > 1
+    is_demo = "homophone_error_rate" in rows[0]
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        own = [row for row in rows if row["name"] == name]
+        figures = [_figures(row) for row in own]
+        for row, one in zip(own, figures, strict=True):
+            lines.append([name, *([str(row["seed"])] if has_seeds else []), *_cells(one, is_demo)])
+        if len(own) > 1:
+            lines.append([name, "mean", *_cells(_mean(figures), is_demo)])
+    of_demo = ["wrong %\nseen / t.-only", "partner %\nnear / far", "neither %\nseen / t.-only"]
+    columns = ["student", *(["seed"] if has_seeds else []), "WER % (95 %)", "CER %"]
+    return table(title, [*columns, *(of_demo if is_demo else []), "steps", "seconds"], lines)
+
+
+def _figures(row: Mapping[str, Any]) -> Figures:
+    low, high = row.get("intervals", {}).get("wer", (None, None))
+    found = {key: row[key] for key in ("wer", "cer", "steps", "seconds")} | {"low": low, "high": high}
+    for kind in _KINDS:
+        found[f"wrong {kind}"] = row.get("homophone_error_rate", {}).get(kind)
+        found[f"neither {kind}"] = row.get("neither_rate", {}).get(kind, {}).get("all")
+    for reach in ("near", "far"):
+        found[f"partner {reach}"] = row.get("partner_rate", {}).get("teacher_only", {}).get(reach)
+    return found
+
+
+def _mean(figures: Sequence[Figures]) -> Figures:
+    """Over seeds; without an interval, which is not the mean of intervals."""
+    values = {key: [one[key] for one in figures] for key in figures[0] if key not in ("low", "high")}
+    return {
+        key: None if None in of_key else fmean(filter(None.__ne__, of_key)) for key, of_key in values.items()
+    }
+
+
+def _cells(figures: Figures, is_demo: bool) -> list[str]:
+    low, high = figures.get("low"), figures.get("high")
+    interval = "" if low is None else f" ({_percent(low)}-{_percent(high)})"
+    pairs = [
+        ("wrong seen", "wrong teacher_only"),
+        ("partner near", "partner far"),
+        ("neither seen", "neither teacher_only"),
+    ]
+    of_demo = [" / ".join(_percent(figures[key]) for key in pair) for pair in pairs]
+    rates = [_percent(figures["wer"]) + interval, _percent(figures["cer"]), *(of_demo if is_demo else [])]
+    return [*rates, f"{figures['steps']:,.0f}", f"{figures['seconds']:.0f}"]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _accuracy(results: Mapping[str, Any], corpus: str) -> Mapping[str, float]:
+    accuracy: Mapping[str, Any] = results["teacher_site_accuracy"]
+    own: Mapping[str, float] = accuracy.get(corpus, accuracy)
+    return own
+
+
+def _notes(rows: Sequence[Mapping[str, Any]], accuracy: Mapping[str, float]) -> list[str]:
+    """What the columns of a demo corpus mean, and how many sites stand behind them."""
+    if "homophone_error_rate" not in rows[0]:
+        return []
+    sites = rows[0]["homophone_sites"]
+    return [
+        *(
+            f"{kind.replace('_', '-')} homophones: {sites[kind]} sites, the teacher alone "
+            f"{1 - accuracy[kind]:.1%} wrong"
+            for kind in sites
+        ),
+        "wrong: the aligned word is another or missing; partner: the other spelling of the pair, among the "
+        "sites where either\nstands (teacher-only, cue near or far; 50 = chance); neither: neither spelling",
+    ]
+
+
+def _difference_table(differences: Sequence[Mapping[str, Any]]) -> Any:
+    columns = ["difference in points (95 %)", "seeds", "WER", "partner near", "partner far", "neither"]
+    rows = [
+        [
+            f"{one['student']} - {one['minus']}",
+            str(len(one["seeds"])),
+            _points(one.get("wer")),
+            *(_points(one.get("partner_rate", {}).get(reach)) for reach in ("near", "far")),
+            _points(one.get("neither_rate", {}).get("all")),
+        ]
+        for one in differences
+    ]
+    return table("", columns, rows)
+
+
+def _points(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return "-"
+    low, high = (100 * bound for bound in found["interval"])
+    return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
