@@ -9,7 +9,6 @@ import click
 from pipeline.console import config_argument, emit, json_option, set_option, with_roots
 from pipeline.paths import Roots
 
-
 name_option = click.option("--name", default="", help="let this config's name mean the cache from now on")
 
 

@@ -149,7 +149,7 @@ def corpora_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Corpus, ...]:
 
 
 def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ...]:
-    """Every student with every seed on every corpus, its config loaded: what is wrong is told before any work.
+    """Every student with every seed on every corpus, its config loaded: faults are told before any work.
 
     In the order corpora, students, seeds. Raises PipelineError for a student that no config allows, a seed
     that is set twice, and two trainings that would share a folder.

@@ -1,4 +1,4 @@
-"""A whole experiment, tiny and real: two seeds on two corpora, killed once, and again one student at a time."""
+"""A whole experiment, tiny and real: two seeds on two corpora, killed once; and one student alone."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def test_the_figures_are_those_of_one_student_at_a_time_that_nobody_killed(place
     assert {key: alone[key] for key in alone.keys() - apart} == {
         key: same[key] for key in same.keys() - apart
     }
-    weights = [(place.runs / run / "metrics.jsonl").read_text() for run in ("alone/kd", "many/kd-seed-1-main")]
+    weights = [
+        (place.runs / run / "metrics.jsonl").read_text() for run in ("alone/kd", "many/kd-seed-1-main")
+    ]
     losses = [[json.loads(line).get("loss") for line in text.splitlines()] for text in weights]
     assert losses[0] == losses[1]
 

@@ -71,9 +71,7 @@ def test_two_that_fail_at_once_are_both_named(program: Program) -> None:
 
 
 @pytest.mark.parametrize("name", ["TERM", "USR1"])
-def test_a_queue_s_signal_reaches_all_and_ends_with_75(
-    program: Program, tmp_path: Path, name: str
-) -> None:
+def test_a_queue_s_signal_reaches_all_and_ends_with_75(program: Program, tmp_path: Path, name: str) -> None:
     log = tmp_path / "log"
     program(
         f"trap 'echo $4 >> {log}; exit 75' TERM; "

@@ -1,4 +1,4 @@
-"""What processes side by side say: lines that begin with a name; on a terminal their progress as a bar each."""
+"""What processes side by side say: lines that begin with a name; on a terminal a bar of progress each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chains of commands side by side: each command a process of its own, one failure or signal stops all cleanly."""
+"""Chains of commands side by side, each command a process: one failure or signal stops all cleanly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Chain = Sequence[Sequence[str]]  # commands, each the arguments of `bert2ctc`, t
 
 
 def run_side_by_side(chains: Mapping[str, Chain], places: Sequence[Place]) -> dict[str, list[dict[str, Any]]]:
-    """The results of every chain's commands by the chain's name, as many chains at a time as there are places.
+    """The results of each chain's commands by its name, as many chains at a time as there are places.
 
     The first command that fails, a queue's signal or Ctrl-C stops all: trainings save a checkpoint first.
     Raises CommandFailed, with 75 after a queue's signal, that names what failed and what was stopped;
@@ -83,7 +83,7 @@ class _Pool:
         return [name for name in self._chains if name not in self.results]
 
     def run(self, stop: StopRequest) -> None:
-        """Until every chain has ended, or one has failed or a stop was asked for and the others have ended."""
+        """Until all have ended: well, or because one failed or a stop was asked for."""
         while self._at_work or (self._waiting and not self._is_stopping):
             if (stop or self.failed) and not self._is_stopping:
                 self.ask_to_stop()
@@ -170,7 +170,7 @@ class _Worker:
 
 
 def _wait_for_lines(workers: Sequence[_Worker]) -> None:
-    """Until one of them says something, or a moment: a signal is heard and an end is seen between two looks."""
+    """Until one of them says something, or for a moment: signals and ends are seen between two looks."""
     pipes = [worker.lines for worker in workers if worker.has_more]
     if pipes:
         select.select(pipes, [], [], _LOOK_SECONDS)
