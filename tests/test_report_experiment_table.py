@@ -1,4 +1,4 @@
-"""The table of an experiment: it fits a terminal, has a mean over seeds, and shows what is missing as such."""
+"""The table of an experiment: it fits a terminal, has a mean over seeds, and a dash for what is missing."""
 
 from __future__ import annotations
 
