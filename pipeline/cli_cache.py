@@ -9,8 +9,6 @@ import click
 from pipeline.console import config_argument, emit, json_option, set_option, with_roots
 from pipeline.paths import Roots
 
-name_option = click.option("--name", default="", help="let this config's name mean the cache from now on")
-
 
 @click.group()
 def cache() -> None:
@@ -121,6 +119,9 @@ def pack(reference: str, file: Path, roots: Roots, as_json: bool) -> None:
     from pipeline.stages.share import pack_teacher_cache
 
     emit(pack_teacher_cache(reference, file, roots), as_json)
+
+
+name_option = click.option("--name", default="", help="let this config's name mean the cache from now on")
 
 
 @cache.command("unpack")

@@ -200,5 +200,6 @@ def toml_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(key)} = {toml_value(entry)}' for key, entry in value.items())}}}"
+        entries = (f"{toml_value(key)} = {toml_value(entry)}" for key, entry in value.items())
+        return f"{{{', '.join(entries)}}}"
     return str(value)

@@ -12,7 +12,7 @@ from pipeline.jobs.display import Bars
 
 def test_progress_moves_a_bar_and_lines_stay_above() -> None:
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=100)
+    console = Console(file=stream, force_terminal=True, width=100, highlight=False)
     columns = TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
     with Progress(*columns, console=console, auto_refresh=False) as progress:
         bars = Bars(progress)

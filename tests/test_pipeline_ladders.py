@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig
@@ -122,6 +122,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(values)
 def test_a_value_reaches_a_config_as_the_ladder_has_it(value: object) -> None:
     assert tomllib.loads(f"value = {toml_value(value)}")["value"] == value

@@ -58,7 +58,7 @@ def test_seeds_have_a_mean_and_everything_fits() -> None:
     (first,) = (line for line in lines if line.split()[:2] == ["ctc", "1"])
     assert "6.0 (4.0-15.0)" in first and "1.0 / 60.0" in first and "25.0 / 75.0" in first
     assert "2.0 / 50.0" in first and first.endswith("1,200     3000")
-    assert any("interaed_hard - ctc" in line and "-1.2 (-2.0 to -0.1)" in line for line in lines)
+    assert any("interaed_hard - ctc" in line and "-1.2 (-2.0, -0.1)" in line for line in lines)
 
 
 def test_corpora_have_a_table_each_and_a_teacher_each() -> None:

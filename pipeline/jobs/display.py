@@ -50,8 +50,12 @@ class Bars:
             self._bars.console.print(f"{name}: {line}", markup=False, soft_wrap=True)
             return
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, note="")
-        title = f"{name}: {told.title}"
+            self._tasks[name] = self._bars.add_task("", visible=False, note="")
         self._bars.update(
-            self._tasks[name], description=title, completed=told.done, total=told.total, note=told.note
+            self._tasks[name],
+            description=f"{name}: {told.title}",
+            completed=told.done,
+            total=told.total,
+            note=told.note,
+            visible=True,
         )

@@ -36,7 +36,7 @@ def run_side_by_side(chains: Mapping[str, Chain], places: Sequence[Place]) -> di
         try:
             pool.run(stop)
         finally:
-            pool.ask_to_stop()  # nothing runs here any more, unless a second Ctrl-C or a fault of our own
+            pool.end()  # nothing runs here any more, unless after a second Ctrl-C or a fault of our own
     if not pool.unfinished:
         return pool.results
     if pool.failed:
@@ -58,11 +58,11 @@ def _failure(pool: _Pool) -> CommandFailed:
     ]
     others = ", ".join(name for name in pool.unfinished if name not in pool.failed)
     stopped = f"stopped at a checkpoint, or not begun: {others}; " if others else ""
-    codes = [exit_code_of_chain(code) for code, _ in pool.failed.values()]
+    codes = {exit_code_of_chain(code) for code, _ in pool.failed.values()}
     return CommandFailed(
         f"{', '.join(ends)}; the reason stands above; {stopped}"
         "what was finished is kept, run the same command again to go on",
-        max(codes) if len(set(codes)) == 1 else 1,
+        max(codes) if len(codes) == 1 else 1,
     )
 
 
@@ -90,12 +90,13 @@ class _Pool:
             while self._waiting and self._free and not self._is_stopping:
                 name = self._waiting.popleft()
                 self._at_work.append(_Worker(name, self._chains[name], self._free.pop(), self._tell))
-            _wait_for_lines(self._at_work)
-            for worker in list(self._at_work):
-                worker.tell_lines()
-                code = worker.process.poll()
-                if code is not None:
-                    self._go_on(worker, code)
+            self._look()
+
+    def end(self) -> None:
+        """Nothing of ours runs afterwards."""
+        self.ask_to_stop()
+        while self._at_work:
+            self._look()
 
     def ask_to_stop(self) -> None:
         """SIGTERM to all that run, after Ctrl-C too: a second SIGINT would keep a training from saving."""
@@ -103,18 +104,28 @@ class _Pool:
         for worker in self._at_work:
             worker.process.terminate()
 
+    def _look(self) -> None:
+        _wait_for_lines(self._at_work)
+        for worker in list(self._at_work):
+            worker.tell_lines()
+            code = worker.process.poll()
+            if code is not None:
+                self._at_work.remove(worker)
+                self._free.append(worker.place)
+                worker.finish(code)
+                self._go_on(worker, code)
+
     def _go_on(self, worker: _Worker, code: int) -> None:
-        """The chain's next command where this one ended well, else the place for another chain."""
-        worker.finish(code)
-        if code == 0 and worker.commands and not self._is_stopping:
-            worker.start_next()
-            return
-        self._at_work.remove(worker)
-        self._free.append(worker.place)
-        if code == 0 and not worker.commands:
+        """The chain's next command at once, before others, where this one ended well."""
+        if code != 0:
+            if not self._is_stopping:
+                self.failed[worker.name] = code, worker.arguments
+        elif not worker.commands:
             self.results[worker.name] = worker.results
-        elif code != 0 and not self._is_stopping:
-            self.failed[worker.name] = code, worker.arguments
+        elif not self._is_stopping:
+            self._free.remove(worker.place)
+            worker.start_next()
+            self._at_work.append(worker)
 
 
 class _Worker:

@@ -57,10 +57,11 @@ def _figures(row: Mapping[str, Any]) -> Figures:
 
 def _mean(figures: Sequence[Figures]) -> Figures:
     """Over seeds; without an interval, which is not the mean of intervals."""
-    values = {key: [one[key] for one in figures] for key in figures[0] if key not in ("low", "high")}
-    return {
-        key: None if None in of_key else fmean(filter(None.__ne__, of_key)) for key, of_key in values.items()
-    }
+    means: dict[str, float | None] = {}
+    for key in figures[0].keys() - {"low", "high"}:
+        measured = [value for one in figures if (value := one[key]) is not None]
+        means[key] = fmean(measured) if len(measured) == len(figures) else None
+    return means
 
 
 def _cells(figures: Figures, is_demo: bool) -> list[str]:
@@ -103,11 +104,10 @@ def _notes(rows: Sequence[Mapping[str, Any]], accuracy: Mapping[str, float]) -> 
 
 
 def _difference_table(differences: Sequence[Mapping[str, Any]]) -> Any:
-    columns = ["difference in points (95 %)", "seeds", "WER", "partner near", "partner far", "neither"]
+    columns = ["points (95 %)", "WER", "partner near", "partner far", "neither"]
     rows = [
         [
             f"{one['student']} - {one['minus']}",
-            str(len(one["seeds"])),
             _points(one.get("wer")),
             *(_points(one.get("partner_rate", {}).get(reach)) for reach in ("near", "far")),
             _points(one.get("neither_rate", {}).get("all")),
@@ -121,4 +121,4 @@ def _points(found: Mapping[str, Any] | None) -> str:
     if not found:
         return "-"
     low, high = (100 * bound for bound in found["interval"])
-    return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{100 * found['difference']:+.1f} ({low:.1f}, {high:.1f})"
