@@ -45,9 +45,9 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder, self.runs = folder, folder / "runs"
         for corpus, seed in (("tones", 1), ("other", 2)):
-            texts = sentences(36, seed=seed, words=WORDS, max_words=4)
-            write_corpus(folder / "data" / corpus, texts[:30], folder="train")
-            write_corpus(folder / "data" / corpus, texts[30:], folder="dev", first_speaker=900)
+            spoken = [text for text in sentences(60, seed=seed, words=WORDS, max_words=5) if " " in text]
+            write_corpus(folder / "data" / corpus, spoken[:30], folder="train")
+            write_corpus(folder / "data" / corpus, spoken[30:36], folder="dev", first_speaker=900)
         config = CONFIG.format(teacher=tiny_bert(folder / "bert")) + "threads = 1\n"
         for name, text in (("tones", config), ("many", LADDER), ("alone", ALONE)):
             (folder / f"{name}.toml").write_text(text, encoding="utf-8")
@@ -72,11 +72,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """The ladder `many`, killed while it trains, then gone on with to its end, two students at a time."""
     place = Place(tmp_path_factory.mktemp("experiment"))
     command = [sys.executable, "-m", "pipeline.cli", *place.arguments("many", "--jobs", "2")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    with (place.folder / "said").open("w") as said:
+        process = subprocess.Popen(command, stderr=said, start_new_session=True)
     deadline = time.monotonic() + 120
     first = place.runs / "many" / "kd-seed-1-main"
     while not saved_steps(first) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert process.poll() is None, (place.folder / "said").read_text(encoding="utf-8")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert saved_steps(first) and not (place.runs / "many" / "results.json").exists()

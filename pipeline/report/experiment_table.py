@@ -98,8 +98,8 @@ def _notes(rows: Sequence[Mapping[str, Any]], accuracy: Mapping[str, float]) -> 
             f"{1 - accuracy[kind]:.1%} wrong"
             for kind in sites
         ),
-        "wrong: the aligned word is another or missing; partner: the other spelling of the pair, among the "
-        "sites where either\nstands (teacher-only, cue near or far; 50 = chance); neither: neither spelling",
+        "wrong: the aligned word is another or missing; neither: neither spelling of the pair stands there",
+        "partner: the other spelling, among teacher-only sites where either stands, cue near or far; 50 = chance",
     ]
 
 
