@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pipeline.console import Report
+from pipeline.demo.homophones import compare_runs, score_run
 from pipeline.errors import PipelineError
 from pipeline.jobs.places import Place, places_for, thread_environment
 from pipeline.jobs.pool import Chain, run_side_by_side
 from pipeline.ladder import Corpus, Ladder, Training, load_ladder, trainings_of
-from pipeline.paths import Roots
+from pipeline.paths import Roots, prepared_folder
 from pipeline.processes import run_command
 from pipeline.report.experiment_table import experiment_tables
+from pipeline.report.word_errors import wer_interval
 from pipeline.run_record import provenance
+from student.data.manifest import read_manifest
 from teacher_cache.common.files import write_json
 
 
@@ -139,7 +143,7 @@ def _row(
     first = scores[ladder.evaluate[0]]
     return {
         "name": training.student,
-        "corpus": training.corpus.name or training.config.data.corpus,
+        "corpus": training.corpus_name,
         "seed": training.seed,
         "run": training.run,
         "wer": first["wer"],
@@ -153,17 +157,36 @@ def _row(
 
 def _figures(training: Training, ladder: Ladder, roots: Roots) -> dict[str, Any]:
     """What the evaluated transcripts show beyond error rates: homophones of a demo corpus, intervals."""
+    run, split = roots.runs / ladder.name / training.run, ladder.evaluate[0]
     if training.config.demo_corpus is None:
-        return {"intervals": {}}
-    from pipeline.demo.homophones import score_run
-
-    run, corpus = roots.runs / ladder.name / training.run, roots.data / training.config.data.corpus
-    return dict(score_run(run, ladder.evaluate[0], corpus))
+        utterances = read_manifest(prepared_folder(training.config, roots) / f"{split}.jsonl")
+        return {"intervals": {"wer": wer_interval(run, split, utterances)}}
+    return dict(score_run(run, split, roots.data / training.config.data.corpus))
 
 
 def _differences(ladder: Ladder, trainings: Sequence[Training], roots: Roots) -> list[dict[str, Any]]:
-    """Each student minus the first, and minus the one before it, on each corpus, paired over all seeds."""
-    return []
+    """Each student minus the first and minus the one before it: on each demo corpus, and on all together."""
+    if any(training.config.demo_corpus is None for training in trainings):
+        return []
+    names, seeds = list(ladder.students), sorted({training.seed for training in trainings})
+    corpora = list(dict.fromkeys(training.corpus_name for training in trainings))
+    together = [(corpus,) for corpus in corpora] + ([tuple(corpora)] if len(corpora) > 1 else [])
+    pairs = [(name, minus) for before, name in pairwise(names) for minus in dict.fromkeys((names[0], before))]
+
+    def runs_of(student: str, chosen: Sequence[str]) -> dict[Path, list[Path]]:
+        runs: dict[Path, list[Path]] = {}
+        for training in trainings:
+            if training.student == student and training.corpus_name in chosen:
+                corpus = roots.data / training.config.data.corpus
+                runs.setdefault(corpus, []).append(roots.runs / ladder.name / training.run)
+        return runs
+
+    return [
+        {"student": student, "minus": minus, "corpora": list(chosen), "seeds": seeds}
+        | compare_runs(runs_of(student, chosen), runs_of(minus, chosen), ladder.evaluate[0])
+        for chosen in together
+        for student, minus in pairs
+    ]
 
 
 def _seconds(shared: Mapping[str, Shared], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

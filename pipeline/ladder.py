@@ -63,6 +63,11 @@ class Training:
     config: ExperimentConfig
 
     @property
+    def corpus_name(self) -> str:
+        """As the ladder names it, else the folder below the data root."""
+        return self.corpus.name or self.config.data.corpus
+
+    @property
     def seed(self) -> int:
         """Of weights, order, augmentation and dropout."""
         return self.config.student.trainer.seed

@@ -44,11 +44,13 @@ def test_seeds_have_a_mean_and_everything_fits() -> None:
     difference = {
         "student": "interaed_hard",
         "minus": "ctc",
-        "corpus": "main",
+        "corpora": ["main"],
         "seeds": [1, 2, 3],
         "wer": {"difference": -0.0123, "interval": [-0.02, -0.001]},
-        "partner_rate": {reach: {"difference": -0.2, "interval": [-0.3, -0.1]} for reach in ("near", "far")},
-        "neither_rate": {"all": {"difference": 0.0, "interval": [-0.01, 0.01]}},
+        "partner_rate": {
+            "teacher_only": {"near": {"difference": -0.2, "interval": [-0.3, -0.1]}, "far": None}
+        },
+        "neither_rate": {"teacher_only": {"all": {"difference": 0.0, "interval": [-0.01, 0.01]}}},
     }
     rows = [row(name, seed) for name in ("ctc", "interaed_hard") for seed in (1, 2, 3)]
     lines = shown(*rows, differences=(difference,))

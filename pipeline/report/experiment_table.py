@@ -22,10 +22,8 @@ def experiment_tables(results: Mapping[str, Any]) -> list[Any]:
         own = [row for row in rows if row["corpus"] == corpus]
         shown.append(_row_table(corpus if len(corpora) > 1 else "", own))
         shown += _notes(own, _accuracy(results, corpus))
-        differences = [one for one in results["differences"] if one["corpus"] == corpus]
-        if differences:
-            shown.append(_difference_table(differences))
-    return shown
+        shown += _differences(results, [corpus])
+    return shown + (_differences(results, corpora) if len(corpora) > 1 else [])
 
 
 def _row_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -45,13 +43,13 @@ def _row_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:
-    low, high = row.get("intervals", {}).get("wer", (None, None))
+    low, high = row.get("intervals", {}).get("wer") or (None, None)
     found = {key: row[key] for key in ("wer", "cer", "steps", "seconds")} | {"low": low, "high": high}
     for kind in _KINDS:
         found[f"wrong {kind}"] = row.get("homophone_error_rate", {}).get(kind)
         found[f"neither {kind}"] = row.get("neither_rate", {}).get(kind, {}).get("all")
     for reach in ("near", "far"):
-        found[f"partner {reach}"] = row.get("partner_rate", {}).get("teacher_only", {}).get(reach)
+        found[f"partner {reach}"] = _at_hidden_cues(row, "partner_rate").get(reach)
     return found
 
 
@@ -99,22 +97,35 @@ def _notes(rows: Sequence[Mapping[str, Any]], accuracy: Mapping[str, float]) -> 
             for kind in sites
         ),
         "wrong: the aligned word is another or missing; neither: neither spelling of the pair stands there",
-        "partner: the other spelling, among teacher-only sites where either stands, cue near or far; 50 = chance",
+        "partner: the other spelling, among teacher-only sites where either stands, near or far cue; 50: chance",
     ]
 
 
-def _difference_table(differences: Sequence[Mapping[str, Any]]) -> Any:
-    columns = ["points (95 %)", "WER", "partner near", "partner far", "neither"]
+def _differences(results: Mapping[str, Any], corpora: Sequence[str]) -> list[Any]:
+    """What parts the students on these corpora, taken together."""
+    differences = [one for one in results["differences"] if one["corpora"] == corpora]
+    title = "all corpora" if len(corpora) > 1 else ""
+    return [_difference_table(title, differences)] if differences else []
+
+
+def _difference_table(title: str, differences: Sequence[Mapping[str, Any]]) -> Any:
+    columns = ["teacher-only, points (95 %)", "WER", "partner near", "partner far", "neither"]
     rows = [
         [
             f"{one['student']} - {one['minus']}",
             _points(one.get("wer")),
-            *(_points(one.get("partner_rate", {}).get(reach)) for reach in ("near", "far")),
-            _points(one.get("neither_rate", {}).get("all")),
+            *(_points(_at_hidden_cues(one, "partner_rate").get(reach)) for reach in ("near", "far")),
+            _points(_at_hidden_cues(one, "neither_rate").get("all")),
         ]
         for one in differences
     ]
-    return table("", columns, rows)
+    return table(title, columns, rows)
+
+
+def _at_hidden_cues(figures: Mapping[str, Any], rate: str) -> Mapping[str, Any]:
+    """By reach, where only the teacher knows the cue."""
+    found: Mapping[str, Any] = figures.get(rate, {}).get("teacher_only", {})
+    return found
 
 
 def _points(found: Mapping[str, Any] | None) -> str:
