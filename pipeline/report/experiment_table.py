@@ -97,7 +97,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], accuracy: Mapping[str, float]) -> 
             for kind in sites
         ),
         "wrong: the aligned word is another or missing; neither: neither spelling of the pair stands there",
-        "partner: the other spelling, among teacher-only sites where either stands, near or far cue; 50: chance",
+        "partner: the other spelling at teacher-only sites where either stands, cue near or far (chance: 50)",
     ]
 
 
