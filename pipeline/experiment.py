@@ -62,7 +62,7 @@ def run_experiment(reference: str, roots: Roots, overrides: Sequence[str], jobs:
     rows = [_row(training, ladder, roots, *ended[training.run]) for training in trainings]
     results = {
         "rows": rows,
-        "differences": _differences(ladder, trainings, roots),
+        "differences": differences_between(ladder, trainings, roots),
         "seconds": _seconds(shared, rows),
         "teacher_site_accuracy": _by_corpus({name: one.accuracy for name, one in shared.items()}),
         "provenance": provenance(),
@@ -164,7 +164,7 @@ def _figures(training: Training, ladder: Ladder, roots: Roots) -> dict[str, Any]
     return dict(score_run(run, split, roots.data / training.config.data.corpus))
 
 
-def _differences(ladder: Ladder, trainings: Sequence[Training], roots: Roots) -> list[dict[str, Any]]:
+def differences_between(ladder: Ladder, trainings: Sequence[Training], roots: Roots) -> list[dict[str, Any]]:
     """Each student minus the first and minus the one before it: on each demo corpus, and on all together."""
     if any(training.config.demo_corpus is None for training in trainings):
         return []
