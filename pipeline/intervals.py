@@ -40,7 +40,7 @@ def bootstrap_ratios(
     chances = np.full(len(names), 1 / len(names))
     weights = np.random.default_rng(seed).multinomial(len(names), chances, size=draws)
     above, below = weights @ (numerators @ membership).T, weights @ (denominators @ membership).T
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
 def mean_over_seeds(ratios: np.ndarray, seed: int = 0) -> np.ndarray:
