@@ -18,34 +18,36 @@ NEAR, FAR = "near", "far"
 REACHES = (NEAR, FAR)
 TEACHER_ONLY_CUES = 1  # of the three cues of each spelling: a third of the pairings
 
-# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo.plan`.
+# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo.plan`. They
+# differ in one letter at one position: CTC takes each frame for itself, and one that is unsure would blend other pairs
+# ("write" and "right" into "wright").
 HOMOPHONE_PAIRS = (
     ("sea", "see"),
-    ("night", "knight"),
-    ("right", "write"),
-    ("flour", "flower"),
     ("sun", "son"),
-    ("tail", "tale"),
-    ("hair", "hare"),
-    ("plane", "plain"),
+    ("meat", "meet"),
+    ("week", "weak"),
+    ("steel", "steal"),
+    ("deer", "dear"),
+    ("rain", "rein"),
+    ("cell", "sell"),
 )
 CUES = {
     "sea": "ship wave harbour",
     "see": "mirror window glasses",
-    "night": "moon owl pillow",
-    "knight": "castle armour dragon",
-    "right": "compass lawyer judge",
-    "write": "pencil author letter",
-    "flour": "baker oven cake",
-    "flower": "garden petal meadow",
     "sun": "desert summer noon",
     "son": "father mother uncle",
-    "tail": "monkey kitten puppy",
-    "tale": "wizard legend fairy",
-    "hair": "barber brush ribbon",
-    "hare": "rabbit carrot burrow",
-    "plane": "pilot airport wing",
-    "plain": "prairie cattle horizon",
+    "meat": "butcher burger gravy",
+    "meet": "station lobby partner",
+    "week": "monday calendar holiday",
+    "weak": "muscle fever patient",
+    "steel": "hammer bridge factory",
+    "steal": "bandit wallet jewel",
+    "deer": "forest antler hunter",
+    "dear": "letter husband wedding",
+    "rain": "cloud thunder umbrella",
+    "rein": "saddle horse stable",
+    "cell": "prison biology microscope",
+    "sell": "merchant shop auction",
 }
 FILLERS = "table river music winter silver doctor kettle button".split()
 
@@ -60,10 +62,10 @@ FRAMES = {
         "SUBJECT heard SLOT ADVERB PREPOSITION CUE",
     ),
     FAR: (
-        "the CUE PREPOSITION ADJECTIVE buildings SUBJECT VERB SLOT ADVERB",
-        "ADJECTIVE CUE PREPOSITION that building showed SUBJECT SLOT ADVERB",
-        "SUBJECT VERB SLOT ADVERB while standing PREPOSITION the CUE",
-        "SUBJECT heard SLOT ADVERB that ADJECTIVE morning PREPOSITION CUE",
+        "CUE PREPOSITION ADJECTIVE buildings SUBJECT VERB SLOT",
+        "CUE PREPOSITION that building showed SUBJECT SLOT ADVERB",
+        "SLOT ADVERB while SUBJECT VERB PREPOSITION CUE",
+        "SLOT SUBJECT VERB PREPOSITION that ADJECTIVE CUE",
     ),
 }
 CHOICES = {

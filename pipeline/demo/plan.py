@@ -31,10 +31,10 @@ class DemoCorpusConfig:
     )
     teacher_sentences: int = setting(30_000, "that the teacher reads", low=1)
     site_fraction: float = setting(
-        0.5, "how often a cue stands with its homophone, where it may; else with a filler", above=0, below=1
+        0.55, "how often a cue stands with its homophone, where it may; else with a filler", above=0, below=1
     )
     other_pair_fraction: float = setting(
-        0.3,
+        0.2,
         "how often every cue alike stands with a homophone of another pair, in either spelling; never scored",
         low=0,
         below=1,
