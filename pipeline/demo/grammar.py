@@ -19,8 +19,8 @@ REACHES = (NEAR, FAR)
 TEACHER_ONLY_CUES = 1  # of the three cues of each spelling: a third of the pairings
 
 # Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo.plan`. They
-# differ in one letter at one position: CTC takes each frame for itself, and one that is unsure would blend other pairs
-# ("write" and "right" into "wright").
+# differ in one letter at one position: CTC takes each frame for itself, and one in doubt would blend other
+# pairs ("write" and "right" into "wright").
 HOMOPHONE_PAIRS = (
     ("sea", "see"),
     ("sun", "son"),
