@@ -291,8 +291,7 @@ class Run:
             raise StudentError(
                 f"{self.job.units_model}: not the units that the run began with; start a new run"
             )
-        self.model.load_state_dict(dict(checkpoint.model))
-        self.optimisation.optimiser.load_state_dict(dict(checkpoint.optimiser))
+        self.optimisation.restore(checkpoint)
         self.step, self.epoch, self.step_in_epoch = (
             checkpoint.step,
             checkpoint.epoch,
@@ -302,9 +301,5 @@ class Run:
         measured = dev_wers(self.job.run_dir)
         if self.step in measured:
             self.evaluated_step, self.dev_wer = self.step, measured[self.step]
-        self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, dict(checkpoint.totals)
-        if checkpoint.loss_scale:
-            self.optimisation.scaler.load_state_dict(dict(checkpoint.loss_scale))
-        self.optimisation.spikes.restore(checkpoint.spike_detector)
-        self.optimisation.balance.restore(checkpoint.branch_balance)
+        self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, {**self.totals, **checkpoint.totals}
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")

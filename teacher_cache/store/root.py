@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from teacher_cache.common.files import write_whole
+from teacher_cache.common.files import FILES, write_whole
 from teacher_cache.common.lock import GUARD, BuildLock, read_owner
+from teacher_cache.common.small_files import is_there
 from teacher_cache.errors import CacheError
+from teacher_cache.settings import NAME_RULE, is_name, shown_value
 from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, MANIFEST, Manifest, read_manifest
 
 BUILDING = ".building"
 NAMES = "names"
 REMOVED_SUFFIX = ".removed"
+MAX_NAME_BYTES = 1024
+_FINGERPRINT = re.compile(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,8 @@ def lock_path(root: Path, fingerprint: str) -> Path:
 
 def write_name(root: Path, name: str, fingerprint: str) -> None:
     """Let `name` (a config's) mean this cache from now on."""
-    if not name or name != Path(name).name or name.startswith("."):
-        raise CacheError(f"{name!r} cannot name a cache; choose a plain word")
+    if not is_name(name):
+        raise CacheError(f"{shown_value(name)} cannot name a cache; a name is {NAME_RULE}")
     write_whole(root / NAMES / name, fingerprint + "\n")
 
 
@@ -57,10 +62,10 @@ def resolve(root: Path, reference: str) -> Path:
 
     Raises CacheError that lists what there is.
     """
-    if (Path(reference) / MANIFEST).is_file():
+    if os.path.isfile(Path(reference) / MANIFEST):  # False for what can be no name, too
         return Path(reference)
     name = root / NAMES / reference
-    named = name.read_text(encoding="utf-8").strip() if _is_plain(reference) and name.is_file() else ""
+    named = _meaning(name) if _is_plain(reference) and is_there(name) else ""
     found = [path for path in _published(root) if path.name.startswith(named or reference)]
     if len(found) == 1:
         return found[0]
@@ -75,12 +80,11 @@ def resolve(root: Path, reference: str) -> Path:
 
 
 def list_caches(root: Path) -> list[CacheEntry]:
-    """Every published cache below `root`, by fingerprint; damaged ones too."""
-    names: dict[str, list[str]] = {}
-    for path in sorted((root / NAMES).glob("*")):
-        if not path.name.endswith(".partial"):
-            names.setdefault(path.read_text(encoding="utf-8").strip(), []).append(path.name)
-    entries = []
+    """Every published cache below `root`, by fingerprint; damaged ones too.
+
+    A name that cannot be read is no name of a cache: `damaged_names` tells of those.
+    """
+    names, entries = names_by_meaning(root), []
     for path in _published(root):
         manifest, fault = None, ""
         try:
@@ -89,6 +93,26 @@ def list_caches(root: Path) -> list[CacheEntry]:
             fault = str(error)
         entries.append(CacheEntry(path, tuple(names.get(path.name, ())), _num_bytes(path), manifest, fault))
     return entries
+
+
+def names_by_meaning(root: Path) -> dict[str, list[str]]:
+    """Fingerprint -> the names that stand for it, sorted; names that cannot be read are left out."""
+    names: dict[str, list[str]] = {}
+    for path in _names(root):
+        with suppress(CacheError):
+            names.setdefault(_meaning(path), []).append(path.name)
+    return names
+
+
+def damaged_names(root: Path) -> list[str]:
+    """One line for each file among the names that names no cache, whatever it is."""
+    faults = []
+    for path in _names(root):
+        try:
+            _meaning(path)
+        except CacheError as error:
+            faults.append(str(error))
+    return faults
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -132,9 +156,8 @@ def remove_cache(root: Path, reference: str) -> Path:
         held = ", ".join(path.name for path in (found or _published(root))) or "none"
         raise CacheError(f"{reference!r} is not the fingerprint of one cache below {root} ({held})")
     path = found[0]
-    for name in (root / NAMES).glob("*"):
-        if name.read_text(encoding="utf-8").strip() == path.name:
-            name.unlink()
+    for name in names_by_meaning(root).get(path.name, []):
+        (root / NAMES / name).unlink()
     # Renamed first: a deletion that is killed leaves a leftover, never half a cache.
     removed = root / BUILDING / f"{path.name}.{os.getpid()}{REMOVED_SUFFIX}"
     removed.parent.mkdir(exist_ok=True)
@@ -172,12 +195,24 @@ def _is_abandoned(lock: Path) -> bool:
 
 
 def _is_plain(reference: str) -> bool:
-    return reference == Path(reference).name
+    return bool(reference) and reference == Path(reference).name and "\0" not in reference
+
+
+def _names(root: Path) -> list[Path]:
+    return sorted(path for path in (root / NAMES).glob("*") if not path.name.endswith(".partial"))
+
+
+def _meaning(name: Path) -> str:
+    """The fingerprint that a name stands for; CacheError where its file holds none."""
+    advice = "no name of a cache; delete it, or name the cache anew with `bert2ctc cache build`"
+    text = FILES.text(name, advice, limit=MAX_NAME_BYTES).strip()
+    if not _FINGERPRINT.fullmatch(text):
+        raise CacheError(f"{name}: holds {shown_value(text)}; {advice}")
+    return text
 
 
 def _published(root: Path) -> list[Path]:
-    pattern = re.compile(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}")
-    return sorted(path for path in root.glob("*") if path.is_dir() and pattern.fullmatch(path.name))
+    return sorted(path for path in root.glob("*") if path.is_dir() and _FINGERPRINT.fullmatch(path.name))
 
 
 def _num_bytes(folder: Path) -> int:

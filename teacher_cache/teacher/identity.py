@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from teacher_cache.common.files import file_sha256
+from teacher_cache.common.files import FILES, file_sha256
+from teacher_cache.common.small_files import is_there
 from teacher_cache.errors import CacheError
+from teacher_cache.settings import shown_value
 from teacher_cache.store.manifest import TeacherIdentity
 
 TEACHER_NOTE = "bert2ctc_teacher.json"
@@ -35,7 +36,7 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
     `bert2ctc_teacher.json`, where present, gives name, model, revision, licence and normaliser.
     """
     config = _read_json(folder / "config.json")
-    note = _read_json(folder / TEACHER_NOTE) if (folder / TEACHER_NOTE).is_file() else {}
+    note = _read_json(folder / TEACHER_NOTE) if is_there(folder / TEACHER_NOTE) else {}
     files = sorted({path for pattern in HASHED_FILES for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in files):
         raise CacheError(
@@ -51,8 +52,17 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
         files_sha256={path.name: file_sha256(path) for path in files},
         vocab_size=vocab_size,
         max_tokens=max_tokens,
-        normaliser=dict(note.get("normaliser") or {}),
+        normaliser=_table(note, "normaliser", folder),
     )
+
+
+def _table(note: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
+    value = note.get(key) or {}
+    if not isinstance(value, dict):
+        raise CacheError(
+            f"{folder / TEACHER_NOTE}: {key} {shown_value(value)} is no table; restore the teacher's folder"
+        )
+    return value
 
 
 def model_sizes(folder: Path) -> tuple[int, int]:
@@ -76,15 +86,9 @@ def _sizes_in(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not is_there(path):
         raise CacheError(
             f"{path}: no such file; train a teacher with `bert2ctc teacher train`, or name a folder "
             "under [teacher] model"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{path}: unreadable ({error}); restore the teacher's folder") from None
-    if not isinstance(entry, dict):
-        raise CacheError(f"{path}: not a JSON object; restore the teacher's folder")
-    return entry
+        )
+    return FILES.json(path, "restore the teacher's folder")
