@@ -201,8 +201,12 @@ def _num_cores() -> int:
 
 def _existing(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """What corpus.json says of a corpus that equals the recipe. Raises PipelineError for any other."""
-    summary = FILES.json(folder / SUMMARY_FILE, "no demo corpus; move its folder, or set BERT2CTC_DATA")
-    with FILES.faults_told(folder / SUMMARY_FILE, "no demo corpus; move its folder, or set BERT2CTC_DATA"):
+    summary = FILES.json(
+        folder / SUMMARY_FILE, "in the way and no demo corpus; move its folder, or set BERT2CTC_DATA"
+    )
+    with FILES.faults_told(
+        folder / SUMMARY_FILE, "in the way and no demo corpus; move its folder, or set BERT2CTC_DATA"
+    ):
         for name in ("utterances", "seconds", "dropped_sites"):
             convert(Mapping[str, float], summary.get(name), name)
         convert(int, summary.get("teacher_sentences"), "teacher_sentences")
