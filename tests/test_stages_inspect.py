@@ -16,8 +16,9 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.paths import Roots, prepared_folder, roots_from
 from pipeline.report.inspect_page import inspection_page
-from pipeline.report.inspect_table import inspection_lines, printable
+from pipeline.report.inspect_table import inspection_lines
 from student.data.manifest import Utterance, write_manifest
+from teacher_cache.common.terminal import printable
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage, passages_of
 from teacher_cache.store import TeacherCacheReader, read_manifest, write_name

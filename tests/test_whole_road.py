@@ -245,7 +245,7 @@ def start_training(road: Road, run: Path, *settings: str) -> subprocess.Popen[st
     """A training in a process and a process group of its own."""
     roots = [part for name in ("data", "cache", "runs") for part in (f"--{name}-root", road.options[name])]
     chosen = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, "-m", "pipeline.cli", "train", str(road.config), "--run-dir", str(run)]
+    command = [sys.executable, "-m", "pipeline", "train", str(road.config), "--run-dir", str(run)]
     return subprocess.Popen(
         [*command, *chosen, *roots], stderr=subprocess.PIPE, text=True, start_new_session=True
     )

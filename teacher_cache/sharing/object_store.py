@@ -86,7 +86,7 @@ def remote_contents(url: str) -> Contents:
     if manifest is None or listed is None:
         raise CacheError(
             f"{redacted(url)}: no {MANIFEST} with its {CONTENTS}, so no cache (an unfinished push goes on "
-            "with the same `bert2ctc cache push`)"
+            "with the very command that began it)"
         )
     return Contents.from_bytes(listed, redacted(url))
 
