@@ -8,7 +8,7 @@ import shlex
 import click
 from click.core import ParameterSource
 
-_SHOWN = re.compile(r"`bert2ctc ([^`]+)`")
+_SHOWN = re.compile(r"`(bert2ctc) ([^`]+)`")
 _GIVEN = "bert2ctc.given"
 
 
@@ -27,7 +27,7 @@ def completed(message: str, context: click.Context | None) -> str:
     given = context.meta.get(_GIVEN) if context else None
     if given is None:
         return message
-    return _SHOWN.sub(lambda shown: f"`bert2ctc {_completed(shown[1], given)}`", message)
+    return _SHOWN.sub(lambda shown: f"`{shown[1]} {_completed(shown[2], given)}`", message)
 
 
 def _completed(shown: str, given: click.Context) -> str:

@@ -107,7 +107,7 @@ def test_every_command_in_a_message_can_be_pasted() -> None:
         ('f"see `bert2ctc cache verify {path}`"', "without shlex.quote"),
         ('"see `bert2ctc cache verify`"', "Missing argument"),
         ('"use `bert2ctc data download --config`"', "requires an argument"),
-        ('"see `bert2ctc cache"\n" biuld`"', "no command biuld"),
+        ('"see `bert2ctc cache" " biuld`"', "no command biuld"),
         ('"see `bert2ctc cache`"', "group of commands"),
         ('"run `make trian`"', "no such target"),
     ],

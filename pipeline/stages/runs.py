@@ -58,7 +58,7 @@ def diff_runs(one: Path, other: Path, roots: Roots) -> Report:
         ["step", *(f"{entry['step']:,}" for entry in facts)],
         ["best WER %", *(_percent(entry["best_wer"]) for entry in facts)],
     ]
-    lines: list[Any] = [table("", ["", str(one), str(other)], heads), *rows]
+    lines: list[Any] = [table("", ["", *(entry["run"] for entry in facts)], heads), *rows]
     lines += [] if settings else ["no setting differs"]
     pairs = [{key: list(pair) for key, pair in found.items()} for found in (settings, about)]
     return Report({"runs": facts, "settings": pairs[0], "other": pairs[1]}, lines)
