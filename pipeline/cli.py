@@ -175,3 +175,6 @@ def experiment(ladder: str, overrides: tuple[str, ...], jobs: int, roots: Roots,
 
 for command in (cache, runs, export):
     main.add_command(command)
+
+if __name__ == "__main__":
+    main()

@@ -91,8 +91,8 @@ def test_json_stays_valid_whatever_is_in_it() -> None:
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
 
-    told = json.loads(done.stdout, parse_constant=refuse)
-    assert told == {"text": EVIL, "numbers": [None, None, 0.5], "more": {EVIL: [None]}}
+    reported = json.loads(done.stdout, parse_constant=refuse)
+    assert reported == {"text": EVIL, "numbers": [None, None, 0.5], "more": {EVIL: [None]}}
     assert is_harmless(done.stdout)
 
 

@@ -24,7 +24,7 @@ FIELD = "FIELD"  # stands for what an f-string puts there
 class Message(NamedTuple):
     """A text of the source outside docstrings; `fields` are the expressions of its f-string, in order."""
 
-    place: str
+    location: str
     text: str
     fields: list[str]
 
@@ -45,13 +45,13 @@ def messages_of(source: str, file: str = "") -> Iterator[Message]:
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
-        place = f"{file}:{getattr(node, 'lineno', 0)}"
+        location = f"{file}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield Message(place, node.value, [])
+            yield Message(location, node.value, [])
         elif isinstance(node, ast.JoinedStr):
             parts = [part.value if isinstance(part, ast.Constant) else FIELD for part in node.values]
             fields = [ast.unparse(part.value) for part in node.values if isinstance(part, ast.FormattedValue)]
-            yield Message(place, "".join(map(str, parts)), fields)
+            yield Message(location, "".join(map(str, parts)), fields)
 
 
 def check(message: Message) -> int:
@@ -61,15 +61,15 @@ def check(message: Message) -> int:
         before = message.text[: shown.start()].count(FIELD)
         fields = message.fields[before : before + shown[1].count(FIELD)]
         if "..." in shown[1]:
-            raise PageFault(f"{message.place}: `{shown[1]}` has literal dots")
+            raise PageFault(f"{message.location}: `{shown[1]}` has literal dots")
         for field in fields:
             if not field.startswith(("shlex.quote(", "shlex.join(")):
-                raise PageFault(f"{message.place}: `{shown[1]}` shows {field} without shlex.quote")
-        parse(shlex.split(shown[1]), message.place)
+                raise PageFault(f"{message.location}: `{shown[1]}` shows {field} without shlex.quote")
+        parse(shlex.split(shown[1]), message.location)
     return len(found)
 
 
-def parse(words: list[str], place: str) -> None:
+def parse(words: list[str], location: str) -> None:
     if words[1] == FIELD:  # a command that was given, shown again
         return
     if words[0] == "make":
@@ -79,14 +79,14 @@ def parse(words: list[str], place: str) -> None:
     for number, word in enumerate(words[1:], start=2):
         if isinstance(command, click.Group):
             if word not in command.commands:
-                raise PageFault(f"{place}: `{shlex.join(words)}`: no command {word}")
+                raise PageFault(f"{location}: `{shlex.join(words)}`: no command {word}")
             command, rest = command.commands[word], words[number:]
     if isinstance(command, click.Group):
-        raise PageFault(f"{place}: `{shlex.join(words)}` is a group of commands")
+        raise PageFault(f"{location}: `{shlex.join(words)}` is a group of commands")
     try:
         command.make_context(command.name, rest)
     except click.ClickException as error:
-        raise PageFault(f"{place}: `{shlex.join(words)}`: {error.format_message()}") from None
+        raise PageFault(f"{location}: `{shlex.join(words)}`: {error.format_message()}") from None
 
 
 def test_every_command_in_a_message_can_be_pasted() -> None:

@@ -34,7 +34,7 @@ def test_the_family_has_the_terms_of_its_names() -> None:
     terms = {name: set(objective_weights(c.student)) for name, c in students_of("demo-family").items()}
     ctc = {"ctc", "ctc_tap2", "ctc_tap4"}
     hard, soft, aligned = (
-        {f"{kind}_{place}" for place in ("final", "tap2", "tap4")} for kind in ("ce", "kd", "ctc_pieces")
+        {f"{kind}_{layer}" for layer in ("final", "tap2", "tap4")} for kind in ("ce", "kd", "ctc_pieces")
     )
     assert terms == {
         "ctc": {"ctc"},

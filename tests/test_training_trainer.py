@@ -43,7 +43,7 @@ def test_distillation_from_the_cache_trains_every_term_and_leaves_no_decoder(
 ) -> None:
     result = train(replace(job, run_dir=tmp_path))
     first, dev = figures_of(tmp_path)[0], figures_of(tmp_path, "dev")[-1]
-    terms = {f"{term}_{place}" for term in ("ce", "kd") for place in ("tap1", "final")}
+    terms = {f"{term}_{layer}" for term in ("ce", "kd") for layer in ("tap1", "final")}
     assert terms | {"ctc", "ctc_tap1"} <= first.keys()
     assert terms | {"loss", "wer", "wer_tap1", "cer"} <= dev.keys()
     assert 0 <= dev["accuracy_final"] <= 1 and 0 <= dev["agreement_tap1"] <= 1

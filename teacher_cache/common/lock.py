@@ -65,7 +65,7 @@ def read_owner(path: Path) -> LockOwner | None:
 class BuildLock:
     """Holds `path` while in the `with` block; CacheError where a living or a foreign process holds it.
 
-    A lock whose owner died on this host is replaced, and `say` is told.
+    A lock whose owner died on this host is replaced, and `say` is called with that.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:

@@ -43,7 +43,7 @@ class PackedCache:
 def pack_cache(cache: Path, target: Path, count: Count = lambda number: None) -> PackedCache:
     """Write a published cache as one new file, under a partial name until it is whole.
 
-    count : is told the bytes of the cache twice, once when they are hashed and once when written
+    count : is called with the bytes of the cache twice, once when they are hashed and once when written
     Raises CacheError for an existing target, too little space, or a cache that changes meanwhile.
     """
     if target.exists() or target.is_symlink():

@@ -29,7 +29,7 @@ _FILE = re.compile(
 _FINGERPRINT = re.compile(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
-Count = Callable[[int], object]  # told the bytes that were handled
+Count = Callable[[int], object]  # called with the bytes that were handled
 Counting = Callable[[int], AbstractContextManager[Count]]  # given how many there will be
 
 
