@@ -85,7 +85,7 @@ def list_teacher_caches(roots: Roots) -> Report:
 def describe_cache(reference: str, roots: Roots, plot: Path | None = None) -> Report:
     """What one cache holds; `plot` names an image file for the mass kept over K."""
     described = store.describe(store.resolve(roots.cache, reference))
-    lines: list[Any] = list(facts_tables(described))
+    lines = facts_tables(described)
     if plot is not None:
         plot_mass(described["quality"], described["fingerprint"], plot)
         lines = [*lines, f"plot: {plot}"]
