@@ -28,8 +28,9 @@ def build_teacher_cache(
 ) -> Report:
     """Score every token of the config's splits once, or name the published cache that covers them.
 
-    name : what will mean the cache, "" for the config's own name
+    name : what will mean the cache, "" for the config's own name; checked before any work
     """
+    store.require_name(name or config.name)
     from student.training.device import choose_device
     from teacher_cache.build.estimate import preview_build
     from teacher_cache.build.quality import quality_lines
