@@ -89,7 +89,7 @@ STUDENT = "[students.ctc]"
         (f"config = 'dmeo'\n{STUDENT}", "no config 'dmeo'"),
         ("config = 'demo'", "at least one"),
         ("config = 'demo'\n[students]", "must be tables"),
-        ("config = 'demo'\n[students.'../ctc']", "no path"),
+        ("config = 'demo'\n[students.'../ctc']", "at most 100 letters"),
         ("config = 'demo'\n[students]\nctc = 3", "is not a table"),
         (f"config = 'demo'\n[corpora]\n{STUDENT}", "must be tables"),
         (f"config = 'demo'\n[corpora.'a b']\n{STUDENT}", "name 'a b' must be"),
