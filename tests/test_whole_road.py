@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -325,7 +326,7 @@ def test_a_missing_cache_is_one_line_with_the_next_command(road: Road, tmp_path:
     )
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
-    assert "make teacher-cache CONFIG=" in result.stderr
+    assert f"`bert2ctc cache build {shlex.quote(str(road.config))} --" in result.stderr
     assert not (tmp_path / "run").exists()
 
 
