@@ -20,9 +20,7 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 """
-WORKING = (
-    AS_AT_A_TERMINAL
-    + """
+WORKING_ALONE = """
 import time, click
 from pipeline.console import DomainErrorGroup
 from pipeline.interruption import catch_signals
@@ -38,7 +36,7 @@ def work():
         print("left in order", flush=True)
 main(["work"])
 """
-)
+WORKING = AS_AT_A_TERMINAL + WORKING_ALONE
 IMPORTING = (
     AS_AT_A_TERMINAL
     + """
@@ -123,10 +121,11 @@ def test_a_forked_process_is_ended_as_any_other_and_says_nothing() -> None:
     assert (output, errors) == (f"begun\n{-signal.SIGTERM}\n", "")
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
-    process = start(WORKING.replace("signal.SIGHUP, signal.SIG_DFL", "signal.SIGHUP, signal.SIG_IGN"))
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_nohup_or_a_background_job_ignores_stays_ignored(number: signal.Signals) -> None:
+    process = start(f"{AS_AT_A_TERMINAL}signal.signal({int(number)}, signal.SIG_IGN)\n" + WORKING_ALONE)
     begun(process)
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(number)
     time.sleep(0.1)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
