@@ -44,6 +44,7 @@ def test_the_family_has_the_terms_of_its_names() -> None:
         "interaed_hard": ctc | hard,
         "aed_kd": ctc | {"ce_final", "kd_final"},
         "interaed_kd": ctc | hard | soft,
+        "teacher_forced_kd": ctc | hard | soft,
         "alignment_kd": ctc | {"ctc_pieces_final", "kd_final"},
         "inter_alignment_kd": ctc | aligned | soft,
     }
