@@ -82,6 +82,7 @@ class ExperimentConfig:
     """One config file: every table, resolved."""
 
     name: str
+    reference: str  # by which a command names it: a shipped config's name, or a path
     folder: Path  # of the file that names the splits, where their id lists are looked up
     demo_corpus: DemoCorpusConfig | None  # only of a corpus that is made on the spot
     data: DataConfig
@@ -128,7 +129,7 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConf
     for override in overrides:
         _apply_override(tables, override)
     try:
-        return _from_tables(path, tables, folder)
+        return _from_tables(reference, path, tables, folder)
     except ValueError as error:
         raise PipelineError(f"{path}: {error}") from None
 
@@ -209,7 +210,7 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
     table[name] = value
 
 
-def _from_tables(path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
+def _from_tables(reference: str, path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
     refuse_unknown(tables, list(TABLES), "table")
     if not is_name(path.stem):
         raise ValueError(
@@ -220,6 +221,7 @@ def _from_tables(path: Path, tables: dict[str, Any], folder: Path) -> Experiment
     student = {name: typed(TABLES[name], tables.get(name, {}), name) for name in _STUDENT_TABLES}
     return ExperimentConfig(
         name=path.stem,
+        reference=reference,
         folder=folder,
         demo_corpus=_optional(DemoCorpusConfig, tables, "demo_corpus"),
         data=typed(DataConfig, tables["data"], "data"),

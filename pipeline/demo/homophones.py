@@ -249,9 +249,9 @@ def _chance(sites: Sequence[Site]) -> float:
 def _read_trn(path: Path) -> dict[str, str]:
     """Text by utterance id; a line is `text (id)`."""
     if not is_there(path):
-        raise PipelineError(f"{path}: no such file; run `bert2ctc evaluate` on this split first")
+        raise PipelineError(f"{path}: no such file; evaluate this run on this split first")
     texts = {}
-    for _, line in FILES.lines(path, "run `bert2ctc evaluate` on this split again"):
+    for _, line in FILES.lines(path, "evaluate this run on this split again"):
         text, _, utterance_id = line.rpartition("(")
         texts[utterance_id.removesuffix(")")] = text.strip()
     return texts

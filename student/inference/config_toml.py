@@ -32,7 +32,7 @@ def config_of(text: str, source: Path | str = "model.toml") -> tuple[StudentConf
 
     Raises StudentError for a key that is not known, and for a value of another type or beyond its range.
     """
-    with FILES.faults_told(source, "no config of this version; export the run again with `bert2ctc export`"):
+    with FILES.faults_told(source, "no config of this version; export the run again"):
         content = parse_toml(text)
         names = {field.name for field in fields(StudentConfig)}
         tables = {name: content.pop(name) for name in names & content.keys()}

@@ -26,7 +26,7 @@ from teacher_cache.common.typed import convert
 FORMAT = "bert2ctc model"
 FORMAT_VERSION = 1
 MAX_SETTINGS_BYTES = 1 << 20
-_AGAIN = "export the run again with `bert2ctc export RUN DIR`"
+_AGAIN = "remove the folder and export the run again"
 WEIGHTS_NAME, SETTINGS_NAME, UNITS_NAME = "model.safetensors", "model.toml", "units.model"
 
 
@@ -98,7 +98,7 @@ def read_exported(folder: Path) -> ExportedModel:
     """The model of an exported folder. Raises StudentError where a file is absent, damaged or not its own."""
     for name in (WEIGHTS_NAME, SETTINGS_NAME, UNITS_NAME):
         if not is_there(folder / name):
-            raise StudentError(f"{folder}: no {name}; export the run again with `bert2ctc export RUN DIR`")
+            raise StudentError(f"{folder}: no {name}; remove the folder and export the run again")
     text = FILES.text(folder / SETTINGS_NAME, _AGAIN, MAX_SETTINGS_BYTES)
     config, facts = config_of(text, folder / SETTINGS_NAME)
     if facts.get("format") != FORMAT or facts.get("format_version") != FORMAT_VERSION:

@@ -67,7 +67,7 @@ def _mask(frame_lengths: Tensor, num_frames: int) -> Tensor | None:
     if shortest < 1:
         raise StudentError(
             "an utterance has no frame after subsampling, the least is 7 frames of 10 ms (85 ms of audio); "
-            "leave it out with `bert2ctc data prepare`"
+            "leave it out with `bert2ctc data prepare --leave-out-bad`"
         )
     if shortest == num_frames:
         return None

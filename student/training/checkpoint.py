@@ -137,19 +137,19 @@ def _unpickled(path: Path) -> Any:
             raise Fault(_reason(error)) from None
 
 
-def _reason(error: Exception) -> str:
-    """What is wrong with the file; never PyTorch's advice to open it without protection."""
-    if isinstance(error, UnpicklingError):
-        return "it holds more than tensors and plain values, which is refused: it could run a program"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def _bytes_of(units_model: Any) -> bytes:
     if not isinstance(units_model, Tensor) or units_model.dtype != torch.uint8 or units_model.dim() != 1:
         raise Fault("its units are no bytes")
     if units_model.numel() > MAX_BYTES or units_model.layout != torch.strided or units_model.is_meta:
         raise Fault(f"its units are {units_model.numel():,} elements, {units_model.layout}")
     return units_model.numpy().tobytes()
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with the file; never PyTorch's advice to open it without protection."""
+    if isinstance(error, UnpicklingError):
+        return "it holds more than tensors and plain values, which is refused: it could run a program"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _bring_up_to_date(content: dict[str, Any]) -> None:

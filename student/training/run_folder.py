@@ -22,6 +22,7 @@ _FOLDER, _BEST_NAME = "checkpoints", "best.json"
 _STEP_NAME = re.compile(r"step-(\d{8,})\.pt")
 _METRIC_KINDS: dict[str, Any] = {"step": int, "kind": str}  # all others are figures
 _LOCK_NAME, _LOCK_TRIES, _LOCK_PAUSE_SECONDS, _SHOWN_OWNER_BYTES = ".lock", 5, 0.02, 40
+ANOTHER_RUN = "another --run-dir (RUN= of make)"  # what an error offers where a folder is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +208,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         if not _acquired(stream):
             stream.seek(0)
             owner = stream.read(_SHOWN_OWNER_BYTES).decode(errors="replace").strip() or "unknown"
-            raise RunBusy(
-                f"{run_dir}: process {owner} is training it; wait for it or choose another folder with RUN="
-            )
+            raise RunBusy(f"{run_dir}: process {owner} is training it; wait for it, or choose {ANOTHER_RUN}")
         with disk_faults_told(path):
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n".encode())

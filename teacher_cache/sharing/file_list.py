@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +32,7 @@ _FILE = re.compile(
 _FINGERPRINT = re.compile(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
-Count = Callable[[int], object]  # told the bytes that were handled
+Count = Callable[[int], object]  # called with the bytes that were handled
 Counting = Callable[[int], AbstractContextManager[Count]]  # given how many there will be
 
 
@@ -67,7 +68,7 @@ class Contents:
     @staticmethod
     def from_bytes(data: bytes, source: str) -> Contents:
         """The contents that `to_bytes` wrote; CacheError for anything else, and for foreign names."""
-        advice = f"{CONTENTS} lists no cache; make it again with `bert2ctc cache pack` or `push`"
+        advice = f"{CONTENTS} lists no cache; fetch it again, or ask its sender to send it again"
         with FILES.faults_told(source, advice):
             entry = parse_object(as_text(data))
             if (version := entry.pop("contents_version", None)) != CONTENTS_VERSION:
@@ -112,7 +113,10 @@ def names_of(path: Path) -> list[str]:
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
         if file.is_symlink():
-            raise CacheError(f"{file} is a link, and a cache holds files only; check it with `cache verify`")
+            raise CacheError(
+                f"{file} is a link, and a cache holds files only; check it with "
+                f"`bert2ctc cache verify {shlex.quote(str(path))}`"
+            )
         if file.is_file() and _FILE.fullmatch(name):
             names.append(name)
     return sorted(names)

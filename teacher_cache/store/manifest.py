@@ -26,7 +26,7 @@ LABEL_VERSION = 1  # raise it whenever this code changes a stored value beyond t
 FINGERPRINT_CHARACTERS = 32
 MANIFEST = "manifest.json"
 RECEIPTS = "receipts"
-_CHECK = "check it with `bert2ctc cache verify`"
+_AGAIN = "fetch or build the cache again with `bert2ctc cache build`"
 
 SPECIAL_TOKEN_POLICY = (
     "left, text and right are one text within the tokenizer's own frame, every word behind a space; "
@@ -145,7 +145,7 @@ class Manifest:
                 f"{source}: changed since it was written; fetch or build the cache again with "
                 "`bert2ctc cache build`"
             )
-        with FILES.faults_told(source, f"not a cache manifest; {_CHECK}"):
+        with FILES.faults_told(source, f"not a cache manifest; {_AGAIN}"):
             return typed(Manifest, entry)
 
     def differences(self, config: CacheConfig, teacher_name: str, normaliser: Mapping[str, Any]) -> list[str]:
@@ -177,7 +177,8 @@ def contents_sha256(passage_digests: np.ndarray) -> str:
     if not ascending.all():
         index = int(np.flatnonzero(~ascending)[0])
         raise CacheError(
-            f"passage digests do not ascend at {index + 1}; check the cache with `bert2ctc cache verify`"
+            f"passage digests do not ascend at {index + 1}; fetch or build the cache again with "
+            "`bert2ctc cache build`"
         )
     return hashlib.sha256(digests.tobytes()).hexdigest()
 
@@ -214,7 +215,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CacheError(
             f"{folder}: no {MANIFEST}, so no finished cache; make one with `bert2ctc cache build`"
         )
-    return Manifest.from_json(FILES.json(path, _CHECK), source=str(path))
+    return Manifest.from_json(FILES.json(path, _AGAIN), source=str(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

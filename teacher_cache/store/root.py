@@ -50,10 +50,15 @@ def lock_path(root: Path, fingerprint: str) -> Path:
     return root / BUILDING / f"{fingerprint}.lock"
 
 
-def write_name(root: Path, name: str, fingerprint: str) -> None:
-    """Let `name` (a config's) mean this cache from now on."""
+def require_name(name: str) -> None:
+    """CacheError where this cannot name a cache: to be asked before any work that the name is for."""
     if not is_name(name):
         raise CacheError(f"{shown_value(name)} cannot name a cache; a name is {NAME_RULE}")
+
+
+def write_name(root: Path, name: str, fingerprint: str) -> None:
+    """Let `name` (a config's) mean this cache from now on; CacheError where it is none."""
+    require_name(name)
     write_whole(root / NAMES / name, fingerprint + "\n")
 
 

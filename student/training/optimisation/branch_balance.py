@@ -44,12 +44,12 @@ class BranchBalance:
         """Figures of what was measured, over all ranks; from now on the branch is scaled by it."""
         mine = {name: float(value) for name, value in self._products.items()}
         products = ranks.sum_figures(mine, product_names(self._layers))
-        told = figures(products, self._layers, self.scale)
+        measured = figures(products, self._layers, self.scale)
         share = self._objective.branch_share
         scale = scale_for(share, products, self._layers) if share else None
         self.scale = self.scale if scale is None else scale
         self._products = {}
-        return told
+        return measured
 
     def state(self) -> dict[str, float]:
         """What `restore` takes."""
