@@ -18,7 +18,7 @@ from teacher_cache.common.cores import num_cores
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import TranscriptEntry
-from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.checked_cache import CheckedCache
 from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import Layout
 from teacher_cache.store.manifest import (
@@ -183,17 +183,23 @@ class BuildJob:
         )
 
     def covering_cache(self, say: Say) -> Path | None:
-        """A published cache of this recipe that holds every passage; the one of this fingerprint first."""
-        entries = [
-            entry
-            for entry in list_caches(self.request.root)
-            if entry.manifest is not None and entry.manifest.recipe.digest() == self.recipe.digest()
-        ]
+        """A published cache of this recipe that holds every passage; the one of this fingerprint first.
+
+        Raises CacheError where this fingerprint's folder holds something else: what is built could not be
+        published. Its tables are held to the manifest; its rows are by whoever reads them.
+        """
+        entries = list_caches(self.request.root)
         for entry in sorted(entries, key=lambda entry: entry.fingerprint != self.fingerprint):
+            if entry.manifest is None and entry.fingerprint == self.fingerprint:
+                raise CacheError(entry.fault)
+            if entry.manifest is None or entry.manifest.recipe.digest() != self.recipe.digest():
+                continue
             try:
-                held = DigestIndex(CacheArrays(entry.path).read("passage/digest"))
+                held = DigestIndex(CheckedCache(entry.path, entry.manifest).digests)
                 if (held.positions(self.corpus.digests) >= 0).all():
                     return entry.path
             except CacheError as error:
+                if entry.fingerprint == self.fingerprint:
+                    raise
                 say(f"not reused: {error}")
         return None

@@ -20,6 +20,8 @@ SATURATED = 65_534  # -log p of 32 and more
 MISSING_STEPS = 65_535
 WIDE_VOCABULARY = 65_535  # from this size on, ids need four bytes: the largest u2 is the fill value
 
+VOCABULARY_BYTES = "vocabulary/utf8"  # the one array whose length no layout gives
+
 Shuffle = Literal["none", "bytes", "bits"]
 
 ROW_ARRAYS = (
@@ -34,7 +36,7 @@ TABLE_ARRAYS = (
     "passage/start",
     "passage/length",
     "passage/digest",
-    "vocabulary/utf8",
+    VOCABULARY_BYTES,
     "vocabulary/end",
     "vocabulary/is_special",
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from teacher_cache.common.files import write_whole
 from teacher_cache.common.lock import GUARD, BuildLock, read_owner
 from teacher_cache.errors import CacheError
-from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, MANIFEST, Manifest, read_manifest
+from teacher_cache.store.manifest import MANIFEST, Manifest, is_fingerprint, read_manifest
 
 BUILDING = ".building"
 NAMES = "names"
@@ -176,8 +175,7 @@ def _is_plain(reference: str) -> bool:
 
 
 def _published(root: Path) -> list[Path]:
-    pattern = re.compile(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}")
-    return sorted(path for path in root.glob("*") if path.is_dir() and pattern.fullmatch(path.name))
+    return sorted(path for path in root.glob("*") if path.is_dir() and is_fingerprint(path.name))
 
 
 def _num_bytes(folder: Path) -> int:
