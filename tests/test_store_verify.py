@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import re
 import shutil
@@ -11,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from forgery import edit, forge, rewrite, swap
 from synthetic_cache import make, three_shards
 
-from teacher_cache.common.files import canonical_json, sha256_of
 from teacher_cache.config import CacheConfig
 from teacher_cache.store.layout import ROW_ARRAYS
 from teacher_cache.store.verify import verify_cache
@@ -37,30 +35,6 @@ def test_a_sound_cache_has_no_faults_wherever_it_lies(sound: Path, tmp_path: Pat
     assert verify_cache(sound, progress=seen.append) == []
     assert verify_cache(shutil.copytree(sound, tmp_path / "renamed")) == []
     assert seen == [1, 1, 1]
-
-
-def rewrite(path: Path, name: str, change: Callable[[np.ndarray], None]) -> None:
-    """Change an array as zarr itself would, so that every codec's checksum holds."""
-    array = zarr.open_group(path, mode="r+")[name]
-    values = array[:]
-    change(values)
-    array[:] = values
-
-
-def edit(path: Path, change: Callable[[dict], None], sign: bool = True) -> None:
-    """Change manifest.json, with the hash that belongs to the change where `sign`."""
-    entry = json.loads((path / "manifest.json").read_text())
-    change(entry)
-    if sign:
-        entry.pop("sha256")
-        entry["sha256"] = sha256_of(canonical_json(entry))
-    (path / "manifest.json").write_text(json.dumps(entry))
-
-
-def swap(first: Path, second: Path) -> None:
-    content = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(content)
 
 
 def put(values: np.ndarray, value: float) -> None:

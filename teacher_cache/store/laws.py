@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from teacher_cache.store.layout import SATURATED, Layout, dequantise, quantise
+from teacher_cache.store.layout import SATURATED, Layout, dequantise, quantise, row_blocks
 from teacher_cache.store.rows import RowBlock, encode
 
 MASS_TOLERANCE = 1e-3
@@ -171,18 +171,17 @@ def _mass_fault(
     steps = stored["row/top_logprob"]
     is_whole = "row/tail_logprob" in stored and steps.shape[1] == layout.top_k
     for temperature in (temperatures or layout.temperatures) if is_whole else (1.0,):
-        logprobs, tail = dequantise(steps, temperature), np.zeros(len(steps), np.float32)
+        lognorm, tail = np.zeros(len(steps), np.float32), np.zeros(len(steps), np.float32)
         if is_whole:
             column = layout.temperatures.index(temperature)
-            logprobs -= stored["row/lognorm"][:, column, None]
+            lognorm = stored["row/lognorm"][:, column]
             tail = np.exp(stored["row/tail_logprob"][:, column])
-        with np.errstate(over="ignore"):  # of a normaliser that is none: infinite, so refused below
-            shares = np.exp(logprobs)
-            mass = shares.sum(axis=1) + tail
+        mass = _mass(steps, lognorm, temperature) + tail
         wrong = mass > 1 + MASS_TOLERANCE
         if wrong.any():
             certain = steps[wrong] < SATURATED
-            wrong[wrong] = (shares[wrong] * certain).sum(axis=1) + tail[wrong] > 1 + MASS_TOLERANCE
+            mass_of_certain = _mass(steps[wrong], lognorm[wrong], temperature, certain) + tail[wrong]
+            wrong[wrong] = mass_of_certain > 1 + MASS_TOLERANCE
         if is_whole:
             wrong |= mass < 1 - MASS_TOLERANCE
         if wrong.any():
@@ -194,3 +193,19 @@ def _mass_fault(
                 f"in row {first_row + row}, not {limit}"
             )
     return ""
+
+
+def _mass(
+    steps: np.ndarray, lognorm: np.ndarray, temperature: float, counted: np.ndarray | None = None
+) -> np.ndarray:
+    """Float32 (n,): the summed probabilities of each row, of the `counted` columns where they are given."""
+    mass = np.empty(len(steps), np.float32)
+    for rows in row_blocks(len(steps)):  # what fits in a core's cache takes a third of the time
+        shares = dequantise(steps[rows], temperature)
+        shares -= lognorm[rows, None]
+        with np.errstate(over="ignore"):  # of a normaliser that is none: infinite, so refused
+            np.exp(shares, out=shares)
+        if counted is not None:
+            shares *= counted[rows]
+        np.sum(shares, axis=1, out=mass[rows])
+    return mass

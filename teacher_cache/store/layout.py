@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,6 +145,11 @@ def array_specs(layout: Layout) -> dict[str, ArraySpec]:
 def table_spec(shape: tuple[int, ...], dtype: str) -> ArraySpec:
     """An array outside the row axis: plain chunks along its first axis."""
     return ArraySpec(shape=shape, dtype=dtype, chunks=(min(shape[0], TABLE_CHUNK), *shape[1:]))
+
+
+def row_blocks(num_rows: int) -> Iterator[slice]:
+    """Slices that cover so many rows, each of as many as a core's own cache holds with all their columns."""
+    return (slice(first, first + CHUNK_ROWS) for first in range(0, num_rows, CHUNK_ROWS))
 
 
 def quantise(logprobs: np.ndarray) -> np.ndarray:

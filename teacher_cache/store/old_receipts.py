@@ -45,8 +45,8 @@ def column_digests(cache: CheckedCache, scratch: Path | None) -> list[ColumnDige
             return noted
     except OSError as error:
         raise CacheError(
-            f"{path}: cannot note what the cache holds ({error.strerror}); free space, or name another folder "
-            "with BERT2CTC_SCRATCH"
+            f"{path}: cannot note what the cache holds ({error.strerror}); free space, or name another "
+            "folder with BERT2CTC_SCRATCH"
         ) from error
 
 

@@ -35,7 +35,11 @@ def tables_faults(tables: Mapping[str, np.ndarray], layout: Layout, contents: st
     """
     try:
         is_other = contents_sha256(tables["passage/digest"]) != contents
-        faults = ["the passages are not those of the fingerprint: they have another contents_sha256"] if is_other else []
+        faults = (
+            ["the passages are not those of the fingerprint: they have another contents_sha256"]
+            if is_other
+            else []
+        )
     except CacheError as error:
         faults = [str(error)]
     faults += [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from teacher_cache.store.layout import CHUNK_COLUMNS, Layout, dequantise
+from teacher_cache.store.layout import CHUNK_COLUMNS, Layout, dequantise, row_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,10 @@ def rows_of(stored: Mapping[str, np.ndarray], layout: Layout, view: View) -> Row
         lognorm = np.array(stored["row/lognorm"][:, column])
         tail = np.array(stored["row/tail_logprob"][:, column])
         if view.top_k < steps.shape[1]:
-            beyond = dequantise(steps[:, view.top_k :], view.temperature) - lognorm[:, None]
-            tail = np.logaddexp(tail, log_mass(beyond))
+            for rows in row_blocks(len(steps)):
+                beyond = dequantise(steps[rows, view.top_k :], view.temperature)
+                beyond -= lognorm[rows, None]
+                tail[rows] = np.logaddexp(tail[rows], log_mass(beyond))
     top_id, kept = (np.ascontiguousarray(values[:, : view.top_k]) for values in (stored["row/top_id"], steps))
     return Rows(gold_id, top_id, kept, lognorm, tail)
 
