@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class BuildRequest:
 
     entries : split -> its utterances, normalised; context is sought within a split only
     name : the config's name, which will mean this cache     normaliser : name, version and settings
+    teacher_request_sha256 : of what the config says of its teacher, kept in the manifest
     device : "cpu" or "cuda" (one worker per GPU)     scheduler : Dask address to join; "" starts a cluster
     """
 
@@ -53,6 +54,7 @@ class BuildRequest:
     root: Path
     name: str
     normaliser: Mapping[str, Any]
+    teacher_request_sha256: str = ""
     device: str = "cpu"
     scheduler: str = ""
 
@@ -81,7 +83,9 @@ class BuildJob:
     def of(request: BuildRequest) -> BuildJob:
         """Digest the passages and hash the teacher's files; nothing is tokenised or loaded yet."""
         corpus = Corpus.of(request.entries, request.cache_config)
-        identity = identify_teacher(request.teacher_folder)
+        identity = replace(
+            identify_teacher(request.teacher_folder), request_sha256=request.teacher_request_sha256
+        )
         recipe = recipe_of(identity, request.cache_config, request.normaliser)
         return BuildJob(request, corpus, identity, recipe, fingerprint(recipe, corpus.digests))
 

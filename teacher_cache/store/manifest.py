@@ -37,6 +37,9 @@ class TeacherIdentity:
     """Which teacher labelled, for people (name, origin, licence) and for the fingerprint (files_sha256).
 
     normaliser : of the text it was trained on, where known     max_tokens : per passage, specials included
+    requested_revision : of the hub, as a config named it     training : recipe of one that was trained here
+    request_sha256 : of what the config that built the cache said of its teacher
+    The last three are "" and {} in caches of version 0.1.
     """
 
     name: str
@@ -47,6 +50,9 @@ class TeacherIdentity:
     vocab_size: int
     max_tokens: int
     normaliser: dict[str, Any] = field(default_factory=dict)
+    requested_revision: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    request_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from teacher_cache.common.files import disk_faults_told, publish_folder, write_j
 from teacher_cache.common.sizes import megabytes
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher.identity import HASHED_FILES, TEACHER_NOTE
+from teacher_cache.teacher.identity import HASHED_FILES, TEACHER_NOTE, hashed_files
 
 
 def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
@@ -66,7 +66,7 @@ def write_teacher(folder: Path, model: Any, tokenizer: Any, note: Mapping[str, A
 
 
 def _publish(partial: Path, folder: Path, note: Mapping[str, Any]) -> None:
-    write_json(partial / TEACHER_NOTE, note)
+    write_json(partial / TEACHER_NOTE, {**note, "files_sha256": hashed_files(partial)})
     try:
         publish_folder(partial, folder)
     except OSError as error:
