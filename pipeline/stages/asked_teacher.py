@@ -1,4 +1,4 @@
-"""Which teacher a config asks for, and whether a folder or a cache is that teacher's: files and recipes, no names.
+"""Which teacher a config asks for, and whether a folder or a cache is that teacher's: never by its name.
 
 What a config asks for is a local folder (its files), a hub model at a revision, or a training (its recipe).
 """
@@ -47,7 +47,7 @@ def asked_teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
     if fault:
         raise PipelineError(
             f"{folder}: not the teacher that config {config.name!r} asks for ({fault}); choose another "
-            f"teacher.name and run `bert2ctc teacher train {shlex.quote(config.name)}`, or move the folder away"
+            f"teacher.name, or move the folder away, and run `bert2ctc teacher train {shlex.quote(config.name)}`"
         )
     return folder
 

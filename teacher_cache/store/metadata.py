@@ -109,12 +109,11 @@ def _vocabulary_spec(entry: Mapping[str, Any]) -> ArraySpec | None:
 def _array_fault(array: str, entry: Mapping[str, Any], spec: ArraySpec | None) -> str:
     shape, dtype = entry.get("shape"), _dtype_of(entry.get("data_type"))
     if spec is None or shape != list(spec.shape) or dtype != np.dtype(spec.dtype).str:
-        wanted = "|u1 of one axis" if spec is None else f"{spec.dtype} {spec.shape}"
-        return (
-            f"{array} is {dtype} {tuple(shape) if isinstance(shape, list) else shape}, format 1 says {wanted}"
-        )
+        told = "|u1 of one axis" if spec is None else f"{spec.dtype} {spec.shape}"
+        found = tuple(shape) if isinstance(shape, list) else shape
+        return f"{array} is {dtype} {found}, format 1 says {told}"
     fill = "NaN" if np.dtype(spec.dtype).kind == "f" else spec.fill
-    wanted = {
+    wanted: dict[str, object] = {
         "zarr_format": 3,
         "node_type": "array",
         "fill_value": fill,
