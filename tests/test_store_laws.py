@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from synthetic_cache import SyntheticTeacher, passages_named, plan_of
 
@@ -21,6 +22,7 @@ TEMPERATURES = (0.5, 1.0, 2.0)
 NUM_SPECIAL = 2
 
 
+@cache
 def rows_of(top_k: int, sharpness: float, seed: int) -> tuple[RowBlock, Layout, np.ndarray]:
     teacher = SyntheticTeacher(sharpness=sharpness, seed=seed, num_special=NUM_SPECIAL)
     config = CacheConfig(top_k=top_k, temperatures=TEMPERATURES)
@@ -31,9 +33,10 @@ def rows_of(top_k: int, sharpness: float, seed: int) -> tuple[RowBlock, Layout, 
 @given(
     top_k=st.sampled_from([1, 5, 16, 24, 64]),
     sharpness=st.sampled_from([0.0, 0.3, 3.0, 40.0]),
-    seed=st.integers(0, 50),
+    seed=st.integers(0, 3),
     data=st.data(),
 )
+@settings(max_examples=40, deadline=None)
 def test_whatever_a_teacher_says_holds_the_laws_in_full_and_in_every_view(
     top_k: int, sharpness: float, seed: int, data: st.DataObject
 ) -> None:
@@ -128,7 +131,8 @@ BROKEN: dict[str, tuple[Callable[[RowBlock, int], RowBlock], str]] = {
 
 
 @pytest.mark.parametrize("law", BROKEN)
-@given(data=st.data(), seed=st.integers(0, 20))
+@given(data=st.data(), seed=st.integers(0, 3))
+@settings(max_examples=8, deadline=None)
 def test_a_broken_law_is_told_with_its_row(law: str, data: st.DataObject, seed: int) -> None:
     rows, layout, is_special = rows_of(24, 3.0, seed)
     row = data.draw(st.integers(0, len(rows) - 1))

@@ -20,7 +20,7 @@ from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import canonical_json, sha256_of
 from teacher_cache.store import Manifest
 from teacher_cache.store.manifest import TeacherIdentity
-from teacher_cache.teacher.folder import read_note, resolve_teacher
+from teacher_cache.teacher.folder import is_fetched, read_note, resolve_teacher
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher_training.request import (
     TeacherTrainingRequest,
@@ -138,8 +138,7 @@ def _folder_here(config: ExperimentConfig, roots: Roots) -> tuple[Path | None, b
         return folder, not _training_fault(note, config, roots)
     if not config.teacher.model:
         return folder, True
-    asked = (config.teacher.model, config.teacher.revision)
-    return folder, note is not None and (note.get("model"), note.get("requested_revision")) == asked
+    return folder, note is not None and is_fetched(note, config.teacher)
 
 
 def _training_fault(note: dict[str, Any] | None, config: ExperimentConfig, roots: Roots) -> str:

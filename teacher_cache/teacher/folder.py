@@ -35,12 +35,19 @@ def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
     note = read_note(folder)
     if note is None:
         _fetch(teacher, folder)
-    elif (note.get("model"), note.get("requested_revision")) != (teacher.model, teacher.revision):
+    elif not is_fetched(note, teacher):
         raise CacheError(
             f"{folder}: holds {note.get('model')} {note.get('requested_revision')}, not {teacher.model} "
             f"{teacher.revision}; move it away and run again"
         )
     return folder
+
+
+def is_fetched(note: Mapping[str, Any], teacher: TeacherConfig) -> bool:
+    """Whether a folder's note says that it holds the hub model at the revision asked for, or at its commit."""
+    revisions = (note.get("requested_revision"), note.get("revision"))
+    is_of_hub = "requested_revision" in note  # what was trained on from a model names that model too
+    return is_of_hub and note.get("model") == teacher.model and teacher.revision in revisions
 
 
 def read_note(folder: Path) -> dict[str, Any] | None:
