@@ -47,7 +47,7 @@ def asked_teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
     if fault:
         raise PipelineError(
             f"{folder}: not the teacher that config {config.name!r} asks for ({fault}); choose another "
-            f"teacher.name, or move the folder away, and run `bert2ctc teacher train {shlex.quote(config.name)}`"
+            f"teacher.name, or move the folder away, and run `make teacher CONFIG={shlex.quote(config.name)}`"
         )
     return folder
 

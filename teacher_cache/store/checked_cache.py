@@ -67,11 +67,7 @@ class CheckedCache:
     @cached_property
     def vocabulary(self) -> list[str]:
         """The teacher's pieces in id order."""
-        try:
-            return pieces_of(self._tables[VOCABULARY_BYTES], self._tables["vocabulary/end"])
-        except UnicodeDecodeError as error:
-            self._refuse([f"{VOCABULARY_BYTES} is no UTF-8 ({error.reason})"])
-            raise
+        return pieces_of(self._tables[VOCABULARY_BYTES], self._tables["vocabulary/end"])
 
     def columns(
         self,

@@ -19,10 +19,14 @@ def passages_fault(start: np.ndarray, length: np.ndarray, layout: Layout) -> str
     return ""
 
 
-def vocabulary_fault(end: np.ndarray, num_bytes: int, is_special: np.ndarray) -> str:
-    """What is wrong with the vocabulary, in words; "" for pieces one behind another, each special or not."""
-    if (np.diff(end, prepend=0) < 0).any() or end[-1] != num_bytes:
+def vocabulary_fault(utf8: np.ndarray, end: np.ndarray, is_special: np.ndarray) -> str:
+    """What is wrong with the vocabulary, in words; "" for pieces of text, each special or not."""
+    if (np.diff(end, prepend=0) < 0).any() or end[-1] != len(utf8):
         return "vocabulary/end does not cut vocabulary/utf8 into pieces"
+    try:
+        pieces_of(utf8, end)
+    except UnicodeDecodeError as error:
+        return f"vocabulary/utf8 holds a piece that is no text ({error.reason})"
     if is_special.max() > 1:
         return "vocabulary/is_special holds values other than 0 and 1"
     return ""
@@ -44,9 +48,7 @@ def tables_faults(tables: Mapping[str, np.ndarray], layout: Layout, contents: st
         faults = [str(error)]
     faults += [
         passages_fault(tables["passage/start"], tables["passage/length"], layout),
-        vocabulary_fault(
-            tables["vocabulary/end"], len(tables[VOCABULARY_BYTES]), tables["vocabulary/is_special"]
-        ),
+        vocabulary_fault(tables[VOCABULARY_BYTES], tables["vocabulary/end"], tables["vocabulary/is_special"]),
     ]
     return [fault for fault in faults if fault]
 

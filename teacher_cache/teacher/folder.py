@@ -44,7 +44,7 @@ def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
 
 
 def is_fetched(note: Mapping[str, Any], teacher: TeacherConfig) -> bool:
-    """Whether a folder's note says that it holds the hub model at the revision asked for, or at its commit."""
+    """Whether a folder's note says that it holds the hub model asked for, by its revision or commit."""
     revisions = (note.get("requested_revision"), note.get("revision"))
     is_of_hub = "requested_revision" in note  # what was trained on from a model names that model too
     return is_of_hub and note.get("model") == teacher.model and teacher.revision in revisions
