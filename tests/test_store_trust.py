@@ -282,6 +282,21 @@ def test_no_change_of_a_stored_value_ever_becomes_a_label(
     assert found == read_all(opened(caches["now"], "memory", folder / "sound", **view))
 
 
+def test_metadata_of_another_hand_is_refused_where_the_manifest_vouches_for_it(
+    caches: dict[str, Path], tmp_path: Path
+) -> None:
+    """A level of compression changes no label; only version 0.1, which noted none, must take any."""
+    for version, cache in caches.items():
+        copy = shutil.copytree(cache, tmp_path / version / cache.name)
+        edit_metadata(copy, "row/gold_id", lambda m: inner_codecs(m)[1]["configuration"].update(clevel=3))
+        if version == "0.1":
+            assert verify_cache(copy) == [] and read_all(opened(copy, "memory", tmp_path))
+            continue
+        assert verify_cache(copy) == ["row/gold_id/zarr.json is not what the manifest vouches for"]
+        with pytest.raises(CacheError, match=r"row/gold_id/zarr\.json is not what the manifest vouches for"):
+            opened(copy, "memory", tmp_path).prepare()
+
+
 def test_what_a_view_does_not_read_is_not_checked_and_not_missed(
     caches: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from forgery import edit, forge, rewrite, swap
+from forgery import edit, edit_receipts, forge, rewrite, swap
 from synthetic_cache import make, three_shards
 
 from teacher_cache.config import CacheConfig
@@ -108,6 +109,42 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest of another layout": (
         lambda p: edit(p, lambda m: m["layout"].update(num_rows=9)),
         "zarr.json and manifest.json differ",
+    ),
+    "a foreign file": (lambda p: (p / "notes.txt").write_text("mine"), "notes.txt is no file of a cache"),
+    "a hidden file": (lambda p: (p / ".DS_Store").write_bytes(b"0"), ".DS_Store is no file of a cache"),
+    "an extra receipt": (
+        lambda p: shutil.copy(p / "receipts/1.json", p / "receipts/7.json"),
+        "receipts/7.json is no file of a cache",
+    ),
+    "a link": (lambda p: (p / "notes").symlink_to("/etc"), "notes is neither a file nor a folder but a link"),
+    "a link for a folder": (
+        lambda p: (shutil.move(p / "row", p.parent / "row"), (p / "row").symlink_to(p.parent / "row")),
+        "row is neither a file nor a folder but a link",
+    ),
+    "a FIFO": (lambda p: os.mkfifo(p / "receipts/9.json"), "receipts/9.json is neither a file nor a folder"),
+    "a FIFO for a receipt": (
+        lambda p: ((p / "receipts/1.json").unlink(), os.mkfifo(p / "receipts/1.json")),
+        "receipts/1.json is neither a file nor a folder but a FIFO",
+    ),
+    "a FIFO for the manifest": (
+        lambda p: ((p / "manifest.json").unlink(), os.mkfifo(p / "manifest.json")),
+        "no manifest.json",
+    ),
+    "receipts of other columns": (
+        lambda p: edit_receipts(p, lambda r: r["columns_sha256"]["row/top_id"].reverse()),
+        "shard 0: its rows are not those of its receipt",
+    ),
+    "gold of the next row": (
+        lambda p: forge(p, {"row/gold_id": lambda v: v.__setitem__(slice(None), np.roll(v, 1))}),
+        "contradicts its candidates",
+    ),
+    "gold of another probability": (
+        lambda p: forge(p, {"row/gold_logprob": lambda v: np.subtract(v, 0.01, out=v)}),
+        "contradicts its candidates",
+    ),
+    "a special candidate": (
+        lambda p: forge(p, {"row/top_id": lambda v: v.__setitem__((1500, 2), 1)}),
+        "shard 1: top_id ranks a special piece, 1, in row 1500",
     ),
     "older format": (lambda p: edit(p, lambda m: m.update(format_version=0)), "format 0, this code reads 1"),
     "damaged group": (lambda p: (p / "zarr.json").write_text("{"), "cannot open its Zarr group"),
