@@ -14,14 +14,19 @@ from teacher_cache.store.metadata import GROUPS, METADATA_FILES, vocabulary_byte
 
 OPTIONAL_FILES = ("plan.json",)
 
+_PLAIN = ("file", "folder")
+
 
 def special_files(path: Path) -> list[str]:
     """One line for each link, FIFO, socket or device below a cache's folder: opening one may never end."""
-    return [
-        f"{name} is neither a file nor a folder but a {kind}"
-        for name, kind in _entries(path)
-        if kind not in _PLAIN
-    ]
+    try:
+        return [
+            f"{name} is neither a file nor a folder but a {kind}"
+            for name, kind in _entries(path)
+            if kind not in _PLAIN
+        ]
+    except OSError as error:
+        return [f"{error.filename or path}: cannot be looked at ({error.strerror})"]
 
 
 def file_faults(path: Path, layout: Layout) -> list[str]:
@@ -52,9 +57,6 @@ def _chunk_names(spec: ArraySpec) -> list[str]:
     files = spec.shards or spec.chunks
     counts = [-(-size // step) for size, step in zip(spec.shape, files, strict=True)]
     return ["/".join(map(str, index)) for index in np.ndindex(*counts)]
-
-
-_PLAIN = ("file", "folder")
 
 
 def _entries(path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:

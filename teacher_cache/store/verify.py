@@ -38,8 +38,6 @@ def verify_cache(path: Path, *, progress: Callable[[int], object] | None = None)
         if faults:
             return faults  # to open one of them may never end
         arrays = CacheArrays(path)
-    except OSError as error:
-        return [f"{path}: cannot be read ({error.strerror})"]
     except CacheError as error:
         return [str(error)]
     faults = _manifest_faults(path, manifest, arrays)

@@ -36,9 +36,10 @@ def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
     if note is None:
         _fetch(teacher, folder)
     elif not is_fetched(note, teacher):
+        held = f"{note.get('model')} {note.get('requested_revision')}".strip()
         raise CacheError(
-            f"{folder}: holds {note.get('model')} {note.get('requested_revision')}, not {teacher.model} "
-            f"{teacher.revision}; move it away and run again"
+            f"{folder}: holds {held if 'requested_revision' in note else 'a teacher that was trained here'}, not "
+            f"{teacher.model} {teacher.revision}; move it away and run again"
         )
     return folder
 
