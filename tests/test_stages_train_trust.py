@@ -85,17 +85,14 @@ def test_nothing_is_trained_on_a_cache_that_is_not_what_it_says(
     tmp_path: Path,
     fault: str,
     settings: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plant, said = FAULTS[fault]
     if settings and fault == "a law broken":
         as_version_0_1(copied)
     plant(copied)
-    roots = [
-        *roots_of(folder, "data", "runs"),
-        *roots_of(tmp_path, "scratch"),
-        "--cache-root",
-        str(copied.parent),
-    ]
+    monkeypatch.setenv("BERT2CTC_SCRATCH", str(tmp_path / "scratch"))
+    roots = [*roots_of(folder, "data", "runs"), "--cache-root", str(copied.parent)]
     run = tmp_path / "run"
     arguments = ["train", f"{folder}/tones.toml", "--run-dir", str(run), *settings, *roots]
     done = CliRunner().invoke(main, arguments)

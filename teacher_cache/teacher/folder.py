@@ -36,10 +36,11 @@ def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
     if note is None:
         _fetch(teacher, folder)
     elif not is_fetched(note, teacher):
-        held = f"{note.get('model')} {note.get('requested_revision')}".strip()
+        held = "a teacher that was trained here"
+        if "requested_revision" in note:
+            held = f"{note.get('model')} {note['requested_revision']}"
         raise CacheError(
-            f"{folder}: holds {held if 'requested_revision' in note else 'a teacher that was trained here'}, not "
-            f"{teacher.model} {teacher.revision}; move it away and run again"
+            f"{folder}: holds {held}, not {teacher.model} {teacher.revision}; move it away and run again"
         )
     return folder
 
