@@ -21,10 +21,11 @@ from pipeline.config import load_config
 from pipeline.paths import Roots
 from pipeline.stages.train import training_job
 from student.data.training_data import load_training_data
+from student.training.run_folder import metrics
 from teacher_cache.errors import CacheError
 from teacher_cache.store import write_name
 
-MAPPED = ("--set", "trainer.label_memory_megabytes=0.001")
+MAPPED = ("--set", "trainer.label_memory_megabytes=0")
 
 
 def roll(values: np.ndarray) -> None:
@@ -99,7 +100,7 @@ def test_nothing_is_trained_on_a_cache_that_is_not_what_it_says(
     assert done.exit_code == 1, done.output
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert said in line and "Traceback" not in done.stderr
-    assert not list(run.rglob("*.pt")) and not (run / "metrics.jsonl").exists()
+    assert not list(run.rglob("*.pt")) and not (run.is_dir() and metrics(run))
 
 
 def test_a_run_that_goes_on_is_held_to_the_same(
