@@ -134,6 +134,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: edit_receipts(p, lambda r: r["columns_sha256"]["row/top_id"].reverse()),
         "shard 0: its rows are not those of its receipt",
     ),
+    "receipts of fewer arrays": (
+        lambda p: edit_receipts(p, lambda r: r["columns_sha256"].pop("row/top_id")),
+        "the receipt of shard 0 holds no digests of column chunks",
+    ),
+    "receipts of no digests": (
+        lambda p: edit_receipts(p, lambda r: r.update(columns_sha256=5)),
+        "the receipt of shard 0 holds no digests of column chunks",
+    ),
     "gold of the next row": (
         lambda p: forge(p, {"row/gold_id": lambda v: v.__setitem__(slice(None), np.roll(v, 1))}),
         "contradicts its candidates",

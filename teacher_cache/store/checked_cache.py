@@ -173,8 +173,17 @@ def receipts_fault(manifest: Manifest) -> str:
     """What is wrong with the manifest's receipts, in words; "" for one of each shard, in order."""
     shards = [receipt.shard for receipt in manifest.receipts]
     if shards == list(range(manifest.layout.num_shards)):
-        return ""
+        vague = [receipt.shard for receipt in manifest.receipts if not _has_digests(receipt)]
+        return f"the receipt of shard {vague[0]} holds no digests of column chunks" if vague else ""
     return f"the manifest has receipts of {len(shards)} shards, {manifest.layout.num_shards} needed"
+
+
+def _has_digests(receipt: Receipt) -> bool:
+    """Whether the digests of a receipt are lists by array, of every row array or of none."""
+    digests: object = receipt.columns_sha256
+    if not isinstance(digests, dict) or not all(isinstance(found, list) for found in digests.values()):
+        return False
+    return not digests or digests.keys() == set(ROW_ARRAYS)
 
 
 def layouts_fault(arrays: Layout, manifest: Layout) -> str:
