@@ -199,13 +199,15 @@ def _mass(
     steps: np.ndarray, lognorm: np.ndarray, temperature: float, counted: np.ndarray | None = None
 ) -> np.ndarray:
     """Float32 (n,): the summed probabilities of each row, of the `counted` columns where they are given."""
-    mass = np.empty(len(steps), np.float32)
+    mass, ones = np.empty(len(steps), np.float32), np.ones(steps.shape[1], np.float32)
+    is_normalised = not lognorm.any()  # at temperature 1
     for rows in row_blocks(len(steps)):  # what fits in a core's cache takes a third of the time
         shares = dequantise(steps[rows], temperature)
-        shares -= lognorm[rows, None]
+        if not is_normalised:
+            shares -= lognorm[rows, None]
         with np.errstate(over="ignore"):  # of a normaliser that is none: infinite, so refused
             np.exp(shares, out=shares)
         if counted is not None:
             shares *= counted[rows]
-        np.sum(shares, axis=1, out=mass[rows])
+        np.dot(shares, ones, out=mass[rows])  # as a sum, in a tenth of the time
     return mass
