@@ -344,6 +344,17 @@ def test_a_cache_of_version_0_1_is_read_whole_once(
         opened(cache, "memory", tmp_path / "scratch").prepare()
 
 
+def test_a_note_belongs_to_one_manifest(
+    caches: dict[str, Path], tmp_path: Path, asked: dict[str, int]
+) -> None:
+    cache = shutil.copytree(caches["0.1"], tmp_path / caches["0.1"].name)
+    opened(cache, "memory", tmp_path / "scratch").prepare()
+    edit(cache, lambda manifest: manifest["build"].update(built="again"))
+    asked.clear()
+    opened(cache, "memory", tmp_path / "scratch", tail="renormalise").prepare()
+    assert asked["row/tail_logprob"] == 2
+
+
 def test_a_worker_relies_on_the_process_that_prepared_its_reader(
     caches: dict[str, Path], tmp_path: Path, asked: dict[str, int]
 ) -> None:
