@@ -39,7 +39,14 @@ class Rows:
     tail_logprob: np.ndarray
 
     def __getitem__(self, span: slice) -> Rows:
-        return Rows(*(getattr(self, part.name)[span] for part in fields(self)))
+        # Written out: this is on the way of every transcript of every batch.
+        return Rows(
+            self.gold_id[span],
+            self.top_id[span],
+            self.steps[span],
+            self.lognorm[span],
+            self.tail_logprob[span],
+        )
 
     @property
     def num_bytes(self) -> int:
