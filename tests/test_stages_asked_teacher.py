@@ -228,6 +228,16 @@ def test_a_hub_model_is_its_name_and_revision_and_needs_no_network(place: Place,
         refuse_another_teacher(place.config(asks.replace("v1", "v2")), place.roots, manifest)
 
 
+def test_what_was_trained_on_from_a_model_is_not_that_model(place: Place) -> None:
+    adapted = place.config(TRAINED.replace('name = "own"', 'name = "own"\nmodel = "maker/small"'))
+    folder = place.trained(adapted)
+    manifest = manifest_of(folder, asked_sha256(adapted))
+    shutil.rmtree(folder)
+    for known in (manifest, of_version_0_1(manifest)):
+        with pytest.raises(PipelineError, match="trained on from 'maker/small'"):
+            refuse_another_teacher(place.config('[teacher]\nmodel = "maker/small"\n'), place.roots, known)
+
+
 def test_what_a_config_asks_for_is_no_name(place: Place) -> None:
     def asked(teacher: str) -> str:
         return asked_sha256(place.config(teacher))

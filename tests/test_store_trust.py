@@ -334,7 +334,9 @@ def test_a_cache_of_version_0_1_is_read_whole_once(
     opened(cache, "memory", tmp_path / "scratch", tail="renormalise").prepare()
     assert asked["row/top_id"] == 16 and "row/tail_logprob" not in asked
     (note,) = (tmp_path / "scratch").glob("*.columns.json")
-    for damage in (note.read_text()[:-9], note.read_text().replace("0", "1", 1), "[]"):
+    other = json.loads(note.read_text())
+    other["columns_sha256"][0]["row/gold_id"] = ["0" * 64]
+    for damage in (note.read_text()[:-9], json.dumps(other), "[]"):
         note.write_text(damage)
         asked.clear()
         opened(cache, "memory", tmp_path / "scratch", tail="renormalise").prepare()
