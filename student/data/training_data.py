@@ -174,6 +174,7 @@ def load_training_data(job: TrainingJob, pieces: Sequence[int] | None, say: Say)
         )
     reader = open_cache(job)
     reader.require({u.id: digest for u, digest in zip(train.utterances, train_digests, strict=True)})
+    reader.prepare()  # whatever is wrong with a label ends the run here, a resumed one too
     vocabulary = _vocabulary(job, reader, train_digests, pieces, say)
     objective, decoder = job.config.objective, job.config.decoder
     labels = Labels(reader, vocabulary, objective, decoder, train_digests, units.pieces)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from teacher_cache.common.files import write_whole
 from teacher_cache.common.lock import GUARD, BuildLock, read_owner
 from teacher_cache.common.names import NAME_RULE, is_name
 from teacher_cache.errors import CacheError
-from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, MANIFEST, Manifest, read_manifest
+from teacher_cache.store.manifest import MANIFEST, Manifest, is_fingerprint, read_manifest
 
 BUILDING = ".building"
 NAMES = "names"
@@ -182,8 +181,7 @@ def _is_plain(reference: str) -> bool:
 
 
 def _published(root: Path) -> list[Path]:
-    pattern = re.compile(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}")
-    return sorted(path for path in root.glob("*") if path.is_dir() and pattern.fullmatch(path.name))
+    return sorted(path for path in root.glob("*") if path.is_dir() and is_fingerprint(path.name))
 
 
 def _num_bytes(folder: Path) -> int:
