@@ -160,7 +160,8 @@ class ObjectiveConfig:
         low=0, below=1,
     )  # fmt: skip
     share_every_steps: int = setting(
-        200, "how often the gradients are measured, logged and the branch scaled anew; 0: never",
+        200, "how often gradients are measured on a fixed probe batch and logged, and the branch is scaled "
+        "anew by those of a whole step; 0: never",
         unit="steps", low=0,
     )  # fmt: skip
     distillation_weight: float = setting(

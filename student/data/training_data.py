@@ -17,6 +17,7 @@ from student.data.character_spans import unit_spans
 from student.data.dataset import SpeechBatch, SpeechDataset
 from student.data.decoder_vocabulary import DecoderVocabulary, build_vocabulary
 from student.data.manifest import Utterance, read_manifest
+from student.data.phase import WHOLE, Phase
 from student.data.units import Units
 from student.errors import StudentError
 from student.frames import fits_ctc
@@ -113,12 +114,9 @@ class Split:
 
     @torch.no_grad()
     def training_batch(
-        self, speech: SpeechBatch, log_mel: LogMel, device: torch.device, is_aligned: bool = True
+        self, speech: SpeechBatch, log_mel: LogMel, device: torch.device, phase: Phase = WHOLE
     ) -> TrainingBatch:
-        """What the objective takes, on `device`, with SpecAugment where the speech is augmented.
-
-        is_aligned : False lets decoders attend freely, whatever the config says
-        """
+        """What the objective takes in that phase, on `device`; SpecAugment where the speech is augmented."""
         features, frame_lengths = log_mel(speech.waveforms.to(device), speech.sample_lengths.to(device))
         if self.speech.augmentation is not None:
             generators = [
@@ -127,7 +125,7 @@ class Split:
             ]
             features = spec_augment(features, frame_lengths, self.speech.augmentation, generators)
         decoder = self.labels.batch(self.speech, speech.indices, speech.epoch) if self.labels else None
-        if decoder is not None and not is_aligned:
+        if decoder is not None and not phase.is_aligned:
             decoder = replace(decoder, unit_spans=None)
         batch = TrainingBatch(features, frame_lengths, speech.units, speech.unit_lengths, decoder)
         return batch.to(device)

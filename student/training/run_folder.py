@@ -7,9 +7,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,6 +118,8 @@ class TrainingResult:
     initial_checkpoint : what the weights began from, "" where they began at random
     stopped_early : before max_steps, because trainer.early_stop_evaluations brought no better dev WER
     already_finished : nothing was done, because the run had ended before
+    gradient : of `summary.gradient_summary`, {} without a branch     probe_seconds : that it took in all
+    listening : of `summary.listening_summary`, {} where no decoder was measured on dev
     """
 
     steps: int
@@ -139,6 +141,9 @@ class TrainingResult:
     initial_checkpoint: str = ""
     stopped_early: bool = False
     already_finished: bool = False
+    gradient: Mapping[str, float] = field(default_factory=dict)
+    listening: Mapping[str, float] = field(default_factory=dict)
+    probe_seconds: float = 0.0
 
 
 def read_result(run_dir: Path) -> TrainingResult | None:

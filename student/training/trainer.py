@@ -41,7 +41,7 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
         if checkpoint is not None:
             _refuse_another_config(job, checkpoint)
         ranks.wait()  # every rank has read the folder before the first one writes to it
-        done = checkpoint.step if checkpoint else 0
+        done = checkpoint.step if checkpoint else -1  # what was measured before a first step goes too
         log = stack.enter_context(RunLog(job.run_dir, done) if ranks.is_first else SilentLog())
         data = load_training_data(job, checkpoint.pieces if checkpoint else None, log.say)
         manifest = data.train.labels.reader.manifest if data.train.labels else None

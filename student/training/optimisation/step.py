@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from student.config import StudentConfig
 from student.data.dataset import SpeechBatch
 from student.data.loaded_steps import LoadedStep
+from student.data.phase import phase_at
 from student.data.training_data import Split
 from student.loss.objective import Objective, combine, compute_objective, objective_weights
 from student.model.dropout import dropout_seed
@@ -21,6 +22,7 @@ from student.training.device import Precision
 from student.training.distributed import Ranks
 from student.training.memory import memory_advice
 from student.training.optimisation.branch_balance import BranchBalance
+from student.training.optimisation.gradient_probe import GradientProbe
 from student.training.optimisation.optimiser import build_optimiser, learning_rate
 from student.training.optimisation.spike_detection import SpikeDetector
 
@@ -30,14 +32,12 @@ class StepOutcome:
     """What became of a step.
 
     figures : loss and terms, gradient norm and rate, by name, over all ranks
-    gradient_figures : of `BranchBalance`, empty where nothing was measured
     fault : why the weights were left as they were, "" where they were updated
     overflowed_scale : of the loss, where its gradients alone overflowed: no fault, the scale falls; else 0
     audio_seconds : of the global batch     data_wait_seconds : of this rank
     """
 
     figures: dict[str, float]
-    gradient_figures: dict[str, float]
     fault: str
     overflowed_scale: float
     audio_seconds: float
@@ -70,6 +70,7 @@ class Optimisation:
         self.scaler = GradScaler(self.device.type, enabled=is_scaled)
         self.spikes = SpikeDetector(config.trainer.explosion_ratio)
         self.balance = BranchBalance(config)
+        self.probe = GradientProbe(model, train, config, self._objective_of)
         self._weights = objective_weights(config)
 
     def take(self, loaded: LoadedStep, number: int) -> StepOutcome:
@@ -87,7 +88,10 @@ class Optimisation:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
         figures, audio_seconds = self._over_all_ranks(sums)
         figures |= {"gradient_norm": float(norm), "learning_rate": learning_rate(number + 1, trainer)}
-        gradient_figures = self.balance.settle(self.ranks) if is_measured else {}
+        if self.balance.is_on:
+            figures["branch_scale"] = self.balance.scale
+        if is_measured:
+            self.balance.settle(self.ranks)
         loss_per_second = figures["loss"] * loaded.step.num_utterances / audio_seconds
         fault = self.spikes.fault(figures["loss"], loss_per_second, figures["gradient_norm"])
         is_finite = isfinite(figures["loss"]), isfinite(figures["gradient_norm"])
@@ -99,15 +103,18 @@ class Optimisation:
             self.scaler.step(self.optimiser)
             self.spikes.learn(loss_per_second)
         self.scaler.update()
-        return StepOutcome(figures, gradient_figures, fault, overflowed_scale, audio_seconds, sums.waited)
+        return StepOutcome(figures, fault, overflowed_scale, audio_seconds, sums.waited)
 
     def objective(self, speech: SpeechBatch, num_utterances: int, number: int) -> Objective:
         """The objective of a batch of training speech.
 
         num_utterances : of the global batch     number : steps done before it
         """
-        is_aligned = number >= self.config.decoder.aligned_from_step
-        batch = self.train.training_batch(speech, self.model.features, self.device, is_aligned)
+        return self._objective_of(self.train, speech, num_utterances, number)
+
+    def _objective_of(self, split: Split, speech: SpeechBatch, num_utterances: int, number: int) -> Objective:
+        phase = phase_at(self.config, number)
+        batch = split.training_batch(speech, self.model.features, self.device, phase)
         dtype = self.precision.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return compute_objective(self.model, batch, self.config, num_utterances, self.balance.scale)
