@@ -153,6 +153,9 @@ class ObjectiveConfig:
         "CTC head distilled at the frames of its forced alignment (Futami et al. 2022, arXiv 2209.02030)",
         choices=BRANCHES,
     )  # fmt: skip
+    branch_from_step: int = setting(
+        0, "CTC trains alone before it, to the very bits of a run without a branch", unit="steps", low=0
+    )
     branch_on_taps: bool = setting(True, "the branch trains the taps too, or the final layer alone")
     branch_share: float = setting(
         0.0, "of the gradient that reaches taps and final layer, what the branch is scaled to; 0: as it "
@@ -270,6 +273,12 @@ class StudentConfig:
         for key, is_wanted in wants_taps.items():
             if is_wanted and not taps:
                 raise ValueError(f"{key} needs conformer.taps, which names none; name some or switch it off")
+        begins, ends = objective.branch_from_step, self.trainer.max_steps
+        if objective.uses_branch and begins >= ends:
+            raise ValueError(
+                f"objective.branch_from_step {begins} is not below trainer.max_steps {ends}: the branch "
+                "would never begin; lower it, or set objective.ctc_weight=1"
+            )
         if objective.branch == "alignment" and self.decoder != replace(
             self.decoder, separate=False, history="full", attention="free"
         ):

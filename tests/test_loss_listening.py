@@ -182,5 +182,5 @@ def test_before_its_step_attention_is_free(data_of: Any) -> None:
     (heard,) = load_batches(data.train.speech, [[(0, 0), (0, 1), (0, 2)]])
     log_mel = LogMel(listening(TINY).features)
     for is_aligned in (False, True):
-        batch = data.train.training_batch(heard, log_mel, torch.device("cpu"), Phase(is_aligned))
+        batch = data.train.training_batch(heard, log_mel, torch.device("cpu"), Phase(is_aligned=is_aligned))
         assert (batch.decoder.unit_spans is not None) == is_aligned

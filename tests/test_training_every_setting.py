@@ -58,6 +58,7 @@ CHANGES: dict[str, Any] = {
     "objective.ctc_weight": 0.5,
     "objective.intermediate_ctc_weight": 0.2,
     "objective.branch": "alignment",
+    "objective.branch_from_step": 2,
     "objective.branch_on_taps": False,
     "objective.branch_share": 0.5,
     "objective.share_every_steps": 2,

@@ -64,7 +64,7 @@ def test_a_run_trains_to_the_same_bits_with_and_without_it(probed: TrainingJob, 
 
 
 def test_result_and_log_say_each_term_s_share_and_cosine_and_what_that_cost(probed: TrainingJob) -> None:
-    assert [entry["step"] for entry in entries(probed.run_dir, "gradient")] == [0, 1, 2, 3]
+    assert [entry["step"] for entry in entries(probed.run_dir, "gradient")] == [1, 2, 3]
     result = read_result(probed.run_dir)
     assert result is not None
     last = entries(probed.run_dir, "gradient")[-1]
@@ -106,11 +106,11 @@ def test_it_draws_nothing_and_leaves_the_model_as_it_was(job: TrainingJob, tmp_p
     run = run_of(job, tmp_path)
     probe, model = run.optimisation.probe, run.model.train()
     drawn = torch.get_rng_state()
-    first, again = probe.measure(0, 1.0), probe.measure(0, 1.0)
+    first, again = probe.measure(1, 1.0), probe.measure(1, 1.0)
     assert first.figures == again.figures and first.seconds > 0
     assert torch.equal(torch.get_rng_state(), drawn) and model.training
     assert all(parameter.grad is None for parameter in model.parameters())
-    doubled = probe.measure(0, 2.0).figures
+    doubled = probe.measure(1, 2.0).figures
     assert doubled["norm_soft_all"] == pytest.approx(2 * first.figures["norm_soft_all"])
     assert doubled["cosine_ctc_soft_all"] == pytest.approx(first.figures["cosine_ctc_soft_all"])
 

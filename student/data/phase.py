@@ -1,4 +1,4 @@
-"""What of the training is on at a step: attention is free at first where it is aligned later."""
+"""What of the training is on at a step: CTC alone at first, then the branch; free attention, then aligned."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from student.config import StudentConfig
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """is_aligned : decoders attend to their windows where the config says so; else freely"""
+    """has_branch : decoders are trained where the config has any; else CTC trains alone
 
+    is_aligned : they attend to their windows where the config says so; else freely
+    """
+
+    has_branch: bool = True
     is_aligned: bool = True
 
 
@@ -19,4 +23,18 @@ WHOLE = Phase()
 
 def phase_at(config: StudentConfig, step: int) -> Phase:
     """The phase of a step; step : steps done before it."""
-    return Phase(is_aligned=step >= config.decoder.aligned_from_step)
+    return Phase(
+        has_branch=step >= config.objective.branch_from_step,
+        is_aligned=step >= config.decoder.aligned_from_step,
+    )
+
+
+def whole_from_step(config: StudentConfig) -> int:
+    """The first step in which everything is on."""
+    return max(config.objective.branch_from_step, config.decoder.aligned_from_step)
+
+
+def is_share_due(config: StudentConfig, step: int) -> bool:
+    """True in the branch's first step, and then as often as the config has its gradient measured."""
+    every, since = config.objective.share_every_steps, step - config.objective.branch_from_step
+    return config.objective.uses_branch and every > 0 and since >= 0 and since % every == 0

@@ -124,7 +124,8 @@ class Split:
                 for index in speech.indices
             ]
             features = spec_augment(features, frame_lengths, self.speech.augmentation, generators)
-        decoder = self.labels.batch(self.speech, speech.indices, speech.epoch) if self.labels else None
+        has_decoder = self.labels is not None and phase.has_branch
+        decoder = self.labels.batch(self.speech, speech.indices, speech.epoch) if has_decoder else None
         if decoder is not None and not phase.is_aligned:
             decoder = replace(decoder, unit_spans=None)
         batch = TrainingBatch(features, frame_lengths, speech.units, speech.unit_lengths, decoder)

@@ -52,7 +52,7 @@ class Measurements:
 
     def take_last(self, step: int, save: Callable[[], None]) -> None:
         """All measurements, of the finished run."""
-        if self._optimisation.probe.is_on:
+        if self._optimisation.probe.is_on(step):
             self._probe(step)
         self._evaluate(step, save)
 
@@ -71,7 +71,7 @@ class Measurements:
         self._evaluated_step = step
         if self._data.dev is None or not self._ranks.is_first:
             return
-        optimisation, phase = self._optimisation, phase_at(self._config, step)
+        optimisation, phase = self._optimisation, phase_at(self._config, step - 1)  # the last that trained
         dtype = optimisation.precision.dtype
         figures = dev_figures(
             optimisation.model, self._data.dev, self._data.units, self._config, dtype, phase

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from student.data.dataset import sampled_waveforms
 from student.data.loaded_steps import LoadedStep, loaded_steps
+from student.data.phase import whole_from_step
 from student.data.sampler import BatchSampler
 from student.data.training_data import TrainingData, TrainingJob
 from student.errors import StudentError
@@ -110,7 +111,8 @@ class Run:
         """The steps from the run's position on, once the largest batches have fitted into memory."""
         speech = self.data.train.speech
         if self.device.type == "cuda":  # a CPU pages to disk before it refuses
-            objective_of = partial(self.optimisation.objective, number=self.step)
+            number = max(self.step, whole_from_step(self.config))
+            objective_of = partial(self.optimisation.objective, number=number)
             probe_memory(self.model, self.sampler, self.epoch, speech, self.config, objective_of)
         self.model.train()
         return loaded_steps(

@@ -41,7 +41,7 @@ def dev_figures(
     kd_per_token_final : in nats a token     accuracy_deaf_final, kd_per_token_deaf_final : of the final
         layer's decoder with the audio of the batch's next utterance; what it does not lose by that it does
         not owe to listening
-    phase : of the training
+    phase : of the training; before its branch begins there are no decoders' figures
     """
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -57,7 +57,7 @@ def dev_figures(
             output, _ = run_model(model, batch, config)
             terms = objective_terms(output, batch, config, count)
             if dev.labels is not None or not config.objective.uses_branch:
-                terms["loss"] = combine(terms, objective_weights(config))
+                terms["loss"] = combine(terms, objective_weights(config, has_branch=phase.has_branch))
             if listens and len(speech.indices) > 1:
                 _count_listening(model, output, batch, config, sums)
                 sums["nats_own"] += count * float(terms.get("kd_final", 0.0))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from student.config import StudentConfig
+from student.data.phase import is_share_due
 from student.loss.objective import Objective, objective_weights
 from student.training.distributed import Ranks
 from student.training.optimisation.gradient_shares import gradient_products, product_names, scale_for
@@ -19,7 +20,8 @@ class BranchBalance:
     """
 
     def __init__(self, config: StudentConfig) -> None:
-        self._objective, self._weights = config.objective, objective_weights(config)
+        self._config, self._objective = config, config.objective
+        self._weights = objective_weights(config)
         self._layers = (*config.conformer.taps, config.conformer.num_layers)
         self._products: dict[str, Tensor] = {}
         self.scale = 1.0
@@ -30,8 +32,8 @@ class BranchBalance:
         return self._objective.uses_branch and self._objective.branch_share > 0
 
     def is_due(self, step: int) -> bool:
-        """True in the first step of a run that asks for a share, and then as often as the config says."""
-        return self.is_on and step % self._objective.share_every_steps == 0
+        """True in the branch's first step where a share is asked for, then as often as the config says."""
+        return self.is_on and is_share_due(self._config, step)
 
     def measure(self, objective: Objective) -> None:
         """Add a micro-batch of the step, before its backward pass frees the graph."""

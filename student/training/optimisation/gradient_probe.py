@@ -16,6 +16,7 @@ import torch
 
 from student.config import AugmentationConfig, StudentConfig
 from student.data.dataset import SpeechBatch, SpeechDataset, load_batches
+from student.data.phase import is_share_due
 from student.data.training_data import Split
 from student.loss.objective import Objective, objective_weights
 from student.model.student_model import Bert2CTC
@@ -50,14 +51,16 @@ class GradientProbe:
         self._layers = (*config.conformer.taps, config.conformer.num_layers)
         self._batch: SpeechBatch | None = None
 
-    @property
-    def is_on(self) -> bool:
-        """True where there is a branch and the config does not switch it off."""
-        return self._config.objective.uses_branch and self._config.objective.share_every_steps > 0
+    def is_on(self, step: int) -> bool:
+        """True where a branch has begun and the config does not switch the probe off."""
+        objective = self._config.objective
+        return (
+            objective.uses_branch and objective.share_every_steps > 0 and step >= objective.branch_from_step
+        )
 
     def is_due(self, step: int) -> bool:
-        """True before the first step, and then as often as the config says."""
-        return self.is_on and step % self._config.objective.share_every_steps == 0
+        """True before the branch's first step, and then as often as the config says."""
+        return is_share_due(self._config, step)
 
     def measure(self, step: int, branch_scale: float) -> Probed:
         """Shares, norms and cosines with the model's present weights; it is left as it was.

@@ -71,7 +71,6 @@ class Optimisation:
         self.spikes = SpikeDetector(config.trainer.explosion_ratio)
         self.balance = BranchBalance(config)
         self.probe = GradientProbe(model, train, config, self._objective_of)
-        self._weights = objective_weights(config)
 
     def take(self, loaded: LoadedStep, number: int) -> StepOutcome:
         """One step over all ranks; the weights stay where its loss or gradient is no number, or exploded.
@@ -81,14 +80,18 @@ class Optimisation:
         trainer = self.config.trainer
         torch.manual_seed(dropout_seed(trainer.seed, number, self.ranks.rank))
         self.optimiser.zero_grad(set_to_none=True)
-        is_measured = self.balance.is_due(number)
-        sums = self._accumulate(loaded, number, is_measured)
+        phase, is_measured = phase_at(self.config, number), self.balance.is_due(number)
+        if number == self.config.objective.branch_from_step:
+            self.spikes.begin_anew()  # the loss is another one from here on
+        self.model.decoders.requires_grad_(phase.has_branch)  # alone or among ranks, none decays before
+        weights = objective_weights(self.config, has_branch=phase.has_branch)
+        sums = self._accumulate(loaded, number, weights, is_measured)
         self.ranks.sum_gradients(self.model)
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
-        figures, audio_seconds = self._over_all_ranks(sums)
+        figures, audio_seconds = self._over_all_ranks(sums, list(weights))
         figures |= {"gradient_norm": float(norm), "learning_rate": learning_rate(number + 1, trainer)}
-        if self.balance.is_on:
+        if self.balance.is_on and phase.has_branch:
             figures["branch_scale"] = self.balance.scale
         if is_measured:
             self.balance.settle(self.ranks)
@@ -117,9 +120,13 @@ class Optimisation:
         batch = split.training_batch(speech, self.model.features, self.device, phase)
         dtype = self.precision.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return compute_objective(self.model, batch, self.config, num_utterances, self.balance.scale)
+            return compute_objective(
+                self.model, batch, self.config, num_utterances, self.balance.scale, phase.has_branch
+            )
 
-    def _accumulate(self, loaded: LoadedStep, number: int, is_measured: bool) -> _Sums:
+    def _accumulate(
+        self, loaded: LoadedStep, number: int, weights: dict[str, float], is_measured: bool
+    ) -> _Sums:
         """Gradients of this rank's micro-batches, one after the other."""
         sums, asked = _Sums(), time.monotonic()
         for speech in loaded.batches:
@@ -131,15 +138,15 @@ class Optimisation:
                     self.balance.measure(objective)
                 self.scaler.scale(objective.loss).backward()  # type: ignore[no-untyped-call]
             # as weighed by the config, whatever the branch is scaled to: comparable from step to step
-            loss = combine(objective.terms, self._weights)
+            loss = combine(objective.terms, weights)
             sums.add({"loss": loss, **objective.terms, "unaligned": objective.unaligned})
             asked = time.monotonic()
         return sums
 
-    def _over_all_ranks(self, sums: _Sums) -> tuple[dict[str, float], float]:
+    def _over_all_ranks(self, sums: _Sums, terms: list[str]) -> tuple[dict[str, float], float]:
         """Figures of the global batch by name, and the seconds of audio in it."""
         mine = {name: float(value) for name, value in sums.terms.items()} | {"samples": sums.samples}
-        figures = self.ranks.sum_figures(mine, ["loss", *self._weights, "unaligned", "samples"])
+        figures = self.ranks.sum_figures(mine, ["loss", *terms, "unaligned", "samples"])
         audio_seconds = figures.pop("samples") / self.config.features.sample_rate_hz
         if self.config.decoder.attention == "free":
             del figures["unaligned"]
