@@ -7,6 +7,7 @@ import string
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def optimiser_step(
             loss = loss_of(batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip)
+        nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip or inf)
         optimiser.step()
 
     return step

@@ -217,7 +217,12 @@ class TrainerConfig:
     warmup_steps: int = setting(1000, "a line up to the peak; a cosine down follows", unit="steps", low=0)
     final_learning_rate_fraction: float = setting(0.02, "of the peak, where the cosine ends", low=0, high=1)
     weight_decay: float = setting(1e-2, "of AdamW; biases and norms do not decay", low=0, high=10)
-    gradient_clip: float = setting(5.0, "largest norm of a step's gradient", above=0)
+    gradient_clip: float = setting(5.0, "largest norm of a step's gradient, whatever is usual; 0: any", low=0)
+    gradient_clip_ratio: float = setting(
+        0.0, "largest norm as a multiple of the running mean of earlier steps, so that clipping is the "
+        "exception; 0: any",
+        low=0,
+    )  # fmt: skip
     precision: str = setting(
         "auto", "bfloat16 where the machine computes in it, else float32; float16 scales the loss, on CUDA",
         choices=PRECISIONS,

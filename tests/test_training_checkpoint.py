@@ -47,6 +47,7 @@ def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
         totals={"seconds": 1.5},
         spike_detector={"mean_loss_per_second": 3.5, "num_steps": 7.0},
         branch_balance={"scale": 2.5},
+        clipping={"mean_log_norm": 1.5, "num_steps": 7.0},
         loss_scale={"scale": 1024.0},
         units_model=bytes(range(256)),
         pieces=(3, 5),
@@ -159,7 +160,7 @@ def test_every_table_of_the_config_survives_as_plain_values() -> None:
 def test_a_checkpoint_of_format_2_goes_on_with_what_it_kept_among_its_totals(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "new.pt", checkpoint_of())
     content = torch.load(tmp_path / "new.pt", weights_only=True)
-    del content["spike_detector"], content["branch_balance"]
+    del content["spike_detector"], content["branch_balance"], content["clipping"]
     content["format_version"] = 2
     kept = {"mean_loss_per_second": 8.0, "watched_steps": 31.0, "branch_scale": 4.0}
     torch.save(content | {"totals": {"seconds": 1.5, **kept}}, tmp_path / "a.pt")
@@ -169,3 +170,12 @@ def test_a_checkpoint_of_format_2_goes_on_with_what_it_kept_among_its_totals(tmp
     assert loaded.branch_balance == {"scale": 4.0}
     torch.save(content | {"totals": {"seconds": 1.5}}, tmp_path / "a.pt")  # of before there were either
     assert load_checkpoint(tmp_path / "a.pt").branch_balance == {"scale": 1.0}
+
+
+def test_a_checkpoint_of_format_3_goes_on_with_no_norm_learnt(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "new.pt", checkpoint_of())
+    content = torch.load(tmp_path / "new.pt", weights_only=True)
+    del content["clipping"]
+    torch.save(content | {"format_version": 3}, tmp_path / "a.pt")
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    assert loaded.clipping == {} and loaded.branch_balance == {"scale": 2.5}

@@ -93,6 +93,7 @@ KEEPS: dict[str, Any] = {
     "trainer.data_workers": 1,
     "trainer.audio_memory_megabytes": 0,
     "trainer.label_memory_megabytes": 0,
+    "trainer.gradient_clip_ratio": 0.5,  # from the 21st step on
     "trainer.max_bad_steps": 1,
     "trainer.explosion_ratio": 20.0,
     "trainer.keep_best_checkpoints": 2,  # where the best are among the last

@@ -14,6 +14,7 @@ from student.training.run_folder import TrainingResult
 
 # what the final decoder must gain on dev by its own audio in place of another's, not to be called deaf
 LEAST_ACCURACY_GAIN, LEAST_NATS_GAIN = 0.02, 0.1
+_CLIPPED_AS_A_RULE = 0.5
 _PARTS = {"ctc": "CTC", "hard": "hard labels", "soft": "KD"}
 _FINAL_TERMS = ("ctc", "ce_final", "kd_final", "ctc_pieces_final")  # those of the taps are in TensorBoard
 
@@ -67,7 +68,7 @@ def deafness_warning(figures: Mapping[str, float]) -> str:
 
 def closing_lines(run_dir: Path, result: TrainingResult, patience: int) -> list[str]:
     """What a person wants to know when the run has ended; patience : in evaluations, of an early stop."""
-    lines = [*_gradient_lines(result), *_listening_lines(result)]
+    lines = [*_gradient_lines(result), *_listening_lines(result), _clipping_line(result)]
     if result.stopped_early:
         lines.append(f"no better dev WER in {patience} evaluations: stopped early")
     share, probing = (
@@ -80,6 +81,14 @@ def closing_lines(run_dir: Path, result: TrainingResult, patience: int) -> list[
         f"{run_dir}"
     )
     return lines
+
+
+def _clipping_line(result: TrainingResult) -> str:
+    """How often clipping acted, with the settings to change where that is the rule."""
+    line = f"clipping acted in {result.clipped_share:.1%} of the steps"
+    if result.clipped_share <= _CLIPPED_AS_A_RULE:
+        return line
+    return f"{line}, as a rule: see trainer.gradient_clip (0) and trainer.gradient_clip_ratio"
 
 
 def _gradient_lines(result: TrainingResult) -> list[str]:

@@ -43,7 +43,7 @@ from student.training.run_folder import (
 from student.training.summary import gradient_summary, listening_summary
 from teacher_cache.common.progress import Advance, progress
 
-TOTALS = ("skipped_steps", "seconds", "audio_seconds", "data_wait_seconds", "probe_seconds")
+TOTALS = ("skipped_steps", "clipped_steps", "seconds", "audio_seconds", "data_wait_seconds", "probe_seconds")
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "sentencepiece", "soundfile", "numpy", "zarr")
 
 
@@ -160,6 +160,7 @@ class Run:
             best_dev_wer=best[1] if best else None,
             best_step=best[0] if best else None,
             skipped_steps=int(self.totals["skipped_steps"]),
+            clipped_share=self.totals["clipped_steps"] / max(1, self.step),
             left_out_utterances=self.data.left_out,
             padding_fraction=self.sampler.padding_fraction(),
             seconds=self.totals["seconds"],
@@ -186,6 +187,7 @@ class Run:
             self._skip(outcome.fault, outcome.overflowed_scale)
         else:
             self.bad_steps_in_row = 0
+            self.totals["clipped_steps"] += outcome.was_clipped
         self.step += 1
         self.epoch, self.step_in_epoch = loaded.step.epoch, loaded.step.step_in_epoch + 1
         seconds = time.monotonic() - started
@@ -243,6 +245,7 @@ class Run:
             loss_scale=self.optimisation.scaler.state_dict(),
             spike_detector=self.optimisation.spikes.state(),
             branch_balance=self.optimisation.balance.state(),
+            clipping=self.optimisation.clipping.state(),
             units_model=self.data.units.model_bytes,
             pieces=vocabulary.piece_ids if vocabulary else None,
             cache_fingerprint=self.data.cache_fingerprint,
@@ -270,4 +273,5 @@ class Run:
             self.optimisation.scaler.load_state_dict(dict(checkpoint.loss_scale))
         self.optimisation.spikes.restore(checkpoint.spike_detector)
         self.optimisation.balance.restore(checkpoint.branch_balance)
+        self.optimisation.clipping.restore(checkpoint.clipping)
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")

@@ -22,6 +22,7 @@ from student.training.device import Precision
 from student.training.distributed import Ranks
 from student.training.memory import memory_advice
 from student.training.optimisation.branch_balance import BranchBalance
+from student.training.optimisation.clipping import Clipping
 from student.training.optimisation.gradient_probe import GradientProbe
 from student.training.optimisation.optimiser import build_optimiser, learning_rate
 from student.training.optimisation.spike_detection import SpikeDetector
@@ -33,6 +34,7 @@ class StepOutcome:
 
     figures : loss and terms, gradient norm and rate, by name, over all ranks
     fault : why the weights were left as they were, "" where they were updated
+    was_clipped : the update was of a gradient that clipping had scaled down
     overflowed_scale : of the loss, where its gradients alone overflowed: no fault, the scale falls; else 0
     audio_seconds : of the global batch     data_wait_seconds : of this rank
     """
@@ -40,6 +42,7 @@ class StepOutcome:
     figures: dict[str, float]
     fault: str
     overflowed_scale: float
+    was_clipped: bool
     audio_seconds: float
     data_wait_seconds: float
 
@@ -58,7 +61,7 @@ class _Sums:
 
 
 class Optimisation:
-    """Model, optimiser, loss scale, spike detector and the branch's balance: all that a step changes."""
+    """Model, optimiser, loss scale, spikes, clipping and the branch's balance: all that a step changes."""
 
     def __init__(
         self, model: Bert2CTC, train: Split, config: StudentConfig, precision: Precision, ranks: Ranks
@@ -69,6 +72,7 @@ class Optimisation:
         is_scaled = precision.dtype == torch.float16  # a scaler that is off passes everything on
         self.scaler = GradScaler(self.device.type, enabled=is_scaled)
         self.spikes = SpikeDetector(config.trainer.explosion_ratio)
+        self.clipping = Clipping(config.trainer)
         self.balance = BranchBalance(config)
         self.probe = GradientProbe(model, train, config, self._objective_of)
 
@@ -82,15 +86,16 @@ class Optimisation:
         self.optimiser.zero_grad(set_to_none=True)
         phase, is_measured = phase_at(self.config, number), self.balance.is_due(number)
         if number == self.config.objective.branch_from_step:
-            self.spikes.begin_anew()  # the loss is another one from here on
+            self.spikes.begin_anew()  # loss and gradient are others from here on
+            self.clipping.begin_anew()
         self.model.decoders.requires_grad_(phase.has_branch)  # alone or among ranks, none decays before
         weights = objective_weights(self.config, has_branch=phase.has_branch)
         sums = self._accumulate(loaded, number, weights, is_measured)
         self.ranks.sum_gradients(self.model)
         self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
+        limit, norm = self.clipping.limit, float(self.clipping.clip(self.model.parameters()))
         figures, audio_seconds = self._over_all_ranks(sums, list(weights))
-        figures |= {"gradient_norm": float(norm), "learning_rate": learning_rate(number + 1, trainer)}
+        figures |= {"gradient_norm": norm, "learning_rate": learning_rate(number + 1, trainer)}
         if self.balance.is_on and phase.has_branch:
             figures["branch_scale"] = self.balance.scale
         if is_measured:
@@ -105,8 +110,11 @@ class Optimisation:
                 group["lr"] = figures["learning_rate"]
             self.scaler.step(self.optimiser)
             self.spikes.learn(loss_per_second)
+            self.clipping.learn(norm)
         self.scaler.update()
-        return StepOutcome(figures, fault, overflowed_scale, audio_seconds, sums.waited)
+        return StepOutcome(
+            figures, fault, overflowed_scale, not fault and norm > limit, audio_seconds, sums.waited
+        )
 
     def objective(self, speech: SpeechBatch, num_utterances: int, number: int) -> Objective:
         """The objective of a batch of training speech.
