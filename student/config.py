@@ -13,6 +13,8 @@ HISTORIES = ("full", "none")
 ATTENTIONS = ("free", "aligned")
 WINDOW_UNITS = ("word", "piece")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+SUBSAMPLINGS = (4, 8)
+_ENCODER_FRAMES = "encoder frames of 40 ms, or 80"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -68,10 +70,15 @@ class ConformerConfig:
     num_heads: int = setting(4, "of self-attention", low=1, high=256)
     feed_forward_dim: int = setting(1024, "inner width of the two feed-forward parts", low=1, high=65_536)
     conv_kernel_frames: int = setting(
-        31, "of the depthwise convolution; odd, so that output is as long as input", unit="frames of 40 ms",
+        31, "of the depthwise convolution; odd, so that output is as long as input", unit=_ENCODER_FRAMES,
         low=1, high=1001,
     )  # fmt: skip
-    subsampling_channels: int = setting(64, "of the two convolutions that shorten time", low=1, high=4096)
+    subsampling: int = setting(
+        4, "frames of 10 ms to an encoder frame, 4 or 8; 8, as in FastConformer (Rekesh et al. 2023, arXiv "
+        "2305.05084), halves what every block has to do, and wants 256 units or more: letters do not fit",
+        low=4, high=8,
+    )  # fmt: skip
+    subsampling_channels: int = setting(64, "of the convolutions that shorten time", low=1, high=4096)
     dropout: float = setting(0.1, "of what each part adds to the residual", low=0, below=1)
     taps: tuple[int, ...] = setting(
         (4, 8), "intermediate layers that CTC and decoders train, from 1: one and two thirds of the depth",
@@ -87,6 +94,8 @@ class ConformerConfig:
             raise ValueError(
                 f"model_dim {self.model_dim} must be divisible by twice num_heads {self.num_heads}"
             )
+        if self.subsampling not in SUBSAMPLINGS:
+            raise ValueError(f"subsampling {self.subsampling} must be {' or '.join(map(str, SUBSAMPLINGS))}")
         if self.conv_kernel_frames % 2 == 0:
             raise ValueError(f"conv_kernel_frames {self.conv_kernel_frames} must be odd")
         if list(self.taps) != sorted(set(self.taps)) or not all(
@@ -119,7 +128,7 @@ class DecoderConfig:
     aligned_from_step: int = setting(0, "attention is free before it", unit="steps", low=0)
     window_unit: str = setting("word", "whose frames a token attends to when aligned", choices=WINDOW_UNITS)
     window_frames: int = setting(
-        3, "before and behind the aligned frames", unit="frames of 40 ms", low=0, high=10_000
+        3, "before and behind the aligned frames", unit=_ENCODER_FRAMES, low=0, high=10_000
     )
     window_from_previous: bool = setting(
         False, "a window begins behind the previous word or piece: for units that are nearly words"
@@ -278,6 +287,11 @@ class StudentConfig:
         for key, is_wanted in wants_taps.items():
             if is_wanted and not taps:
                 raise ValueError(f"{key} needs conformer.taps, which names none; name some or switch it off")
+        if self.features.mel_bins < 2 * self.conformer.subsampling - 1:
+            raise ValueError(
+                f"features.mel_bins {self.features.mel_bins} leaves nothing under conformer.subsampling "
+                f"{self.conformer.subsampling}; the least is {2 * self.conformer.subsampling - 1}"
+            )
         begins, ends = objective.branch_from_step, self.trainer.max_steps
         if objective.uses_branch and begins >= ends:
             raise ValueError(

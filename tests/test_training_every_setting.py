@@ -38,6 +38,7 @@ CHANGES: dict[str, Any] = {
     "conformer.num_heads": 4,
     "conformer.feed_forward_dim": 64,
     "conformer.conv_kernel_frames": 5,
+    "conformer.subsampling": 8,
     "conformer.subsampling_channels": 8,
     "conformer.dropout": 0.2,
     "conformer.taps": (1, 2),
