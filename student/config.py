@@ -232,6 +232,11 @@ class TrainerConfig:
         "exception; 0: any",
         low=0,
     )  # fmt: skip
+    average_decay: float = setting(
+        0.0, "of an exponential moving average of the weights, such as 0.999, which dev, final.pt and "
+        "exports use in place of the last ones; 0: none",
+        low=0, below=1,
+    )  # fmt: skip
     precision: str = setting(
         "auto", "bfloat16 where the machine computes in it, else float32; float16 scales the loss, on CUDA",
         choices=PRECISIONS,

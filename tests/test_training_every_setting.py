@@ -76,6 +76,7 @@ CHANGES: dict[str, Any] = {
     "trainer.final_learning_rate_fraction": 0.5,
     "trainer.weight_decay": 0.5,
     "trainer.gradient_clip": 0.1,
+    "trainer.average_decay": 0.5,
     "trainer.precision": "bfloat16",
     "trainer.compile": True,
     "trainer.seed": 2,

@@ -131,6 +131,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert figures_of(parts.run_dir, "gradient") == figures_of(whole.run_dir, "gradient")
     one, other = (load_checkpoint(step_path(j.run_dir, 7)) for j in (whole, parts))
     assert all(torch.equal(tensor, other.model[name]) for name, tensor in one.model.items())
+    assert all(torch.equal(tensor, other.average[name]) for name, tensor in one.average.items())
+    assert bool(one.average) is listens and one.averaged_steps == other.averaged_steps
     for number, state in one.optimiser["state"].items():
         assert all(torch.equal(t, other.optimiser["state"][number][name]) for name, t in state.items())
     epochs = {entry["epoch"] for entry in figures_of(whole.run_dir)}

@@ -115,6 +115,7 @@ def listening(config: StudentConfig) -> StudentConfig:
         config,
         decoder=replace(config.decoder, history=0.5, attention="aligned", aligned_from_step=2, separate=True),
         objective=replace(config.objective, branch_share=0.4, share_every_steps=2, branch_from_step=1),
+        trainer=replace(config.trainer, average_decay=0.8),
     )
 
 

@@ -55,6 +55,7 @@ class Checkpoint:
     totals : of the whole run so far: skipped_steps, seconds, audio_seconds, data_wait_seconds
     loss_scale : state of the gradient scaler, empty unless precision is float16
     spike_detector, branch_balance, clipping : their states
+    average : of the weights by parameter, after so many averaged_steps; empty where none is kept
     """
 
     config: StudentConfig
@@ -69,10 +70,17 @@ class Checkpoint:
     spike_detector: Mapping[str, float]
     branch_balance: Mapping[str, float]
     clipping: Mapping[str, float]
+    average: Mapping[str, Tensor]
+    averaged_steps: int
     units_model: bytes
     pieces: tuple[int, ...] | None
     cache_fingerprint: str
     versions: Mapping[str, str]
+
+    @property
+    def usable_model(self) -> dict[str, Tensor]:
+        """The weights to recognise with: the averaged ones where the run keeps an average."""
+        return {**self.model, **self.average}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -82,6 +90,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format_version": FORMAT_VERSION,
         "config": asdict(checkpoint.config),
         "model": dict(checkpoint.model),
+        "average": dict(checkpoint.average),
         "units_model": torch.frombuffer(bytearray(checkpoint.units_model), dtype=torch.uint8),
     }
     # torch reports a full disk as RuntimeError
@@ -111,8 +120,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _bring_up_to_date(content: dict[str, Any]) -> None:
-    """Format 3 knew no clipping; 2 kept the spike detector's mean and the branch's scale among the totals."""
+    """Format 3 knew no clipping and no average; 2 kept what spikes and branch learnt among the totals."""
     content.setdefault("clipping", {})
+    content.setdefault("average", {})
+    content.setdefault("averaged_steps", 0)
     if content["format_version"] > 2:
         return
     totals = content["totals"]

@@ -73,9 +73,10 @@ class Measurements:
             return
         optimisation, phase = self._optimisation, phase_at(self._config, step - 1)  # the last that trained
         dtype = optimisation.precision.dtype
-        figures = dev_figures(
-            optimisation.model, self._data.dev, self._data.units, self._config, dtype, phase
-        )
+        with optimisation.average.applied():
+            figures = dev_figures(
+                optimisation.model, self._data.dev, self._data.units, self._config, dtype, phase
+            )
         self._log.figures(step, "dev", figures)
         shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self._log.say(f"step {step} dev: {shown}")

@@ -6,6 +6,7 @@ import importlib.metadata
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -140,8 +141,10 @@ class Run:
         """Measure what has not been measured, write final.pt and result.json; for the first rank."""
         self.measurements.take_last(self.step, self.save)
         self.save()
-        state = inference_state(self.model.state_dict())
-        save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
+        with self.optimisation.average.applied():
+            state = inference_state(self.model.state_dict())
+            final = replace(self._checkpoint(state, {}), average={}, averaged_steps=0)
+            save_checkpoint(self.job.run_dir / FINAL_NAME, final)
         result = self._result(state)
         write_result(self.job.run_dir, result)
         for line in closing_lines(self.job.run_dir, result, self.config.trainer.early_stop_evaluations):
@@ -161,6 +164,7 @@ class Run:
             best_step=best[0] if best else None,
             skipped_steps=int(self.totals["skipped_steps"]),
             clipped_share=self.totals["clipped_steps"] / max(1, self.step),
+            utterances=len(self.data.train.speech),
             left_out_utterances=self.data.left_out,
             padding_fraction=self.sampler.padding_fraction(),
             seconds=self.totals["seconds"],
@@ -246,6 +250,8 @@ class Run:
             spike_detector=self.optimisation.spikes.state(),
             branch_balance=self.optimisation.balance.state(),
             clipping=self.optimisation.clipping.state(),
+            average=self.optimisation.average.state(),
+            averaged_steps=self.optimisation.average.num_steps,
             units_model=self.data.units.model_bytes,
             pieces=vocabulary.piece_ids if vocabulary else None,
             cache_fingerprint=self.data.cache_fingerprint,
@@ -274,4 +280,5 @@ class Run:
         self.optimisation.spikes.restore(checkpoint.spike_detector)
         self.optimisation.balance.restore(checkpoint.branch_balance)
         self.optimisation.clipping.restore(checkpoint.clipping)
+        self.optimisation.average.restore(checkpoint.average, checkpoint.averaged_steps)
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")

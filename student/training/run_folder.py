@@ -118,6 +118,7 @@ class TrainingResult:
     initial_checkpoint : what the weights began from, "" where they began at random
     stopped_early : before max_steps, because trainer.early_stop_evaluations brought no better dev WER
     already_finished : nothing was done, because the run had ended before
+    utterances : that it trained on     left_out_utterances : more units than frames
     clipped_share : of the steps, those whose gradient clipping scaled down, 0..1
     gradient : of `summary.gradient_summary`, {} without a branch     probe_seconds : that it took in all
     listening : of `summary.listening_summary`, {} where no decoder was measured on dev
@@ -146,6 +147,7 @@ class TrainingResult:
     listening: Mapping[str, float] = field(default_factory=dict)
     probe_seconds: float = 0.0
     clipped_share: float = 0.0
+    utterances: int = 0
 
 
 def read_result(run_dir: Path) -> TrainingResult | None:

@@ -26,6 +26,7 @@ from student.training.optimisation.clipping import Clipping
 from student.training.optimisation.gradient_probe import GradientProbe
 from student.training.optimisation.optimiser import build_optimiser, learning_rate
 from student.training.optimisation.spike_detection import SpikeDetector
+from student.training.optimisation.weight_average import WeightAverage
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class _Sums:
 
 
 class Optimisation:
-    """Model, optimiser, loss scale, spikes, clipping and the branch's balance: all that a step changes."""
+    """Model, optimiser, and all else that a step changes: scale, spikes, clipping, balance, average."""
 
     def __init__(
         self, model: Bert2CTC, train: Split, config: StudentConfig, precision: Precision, ranks: Ranks
@@ -73,6 +74,7 @@ class Optimisation:
         self.scaler = GradScaler(self.device.type, enabled=is_scaled)
         self.spikes = SpikeDetector(config.trainer.explosion_ratio)
         self.clipping = Clipping(config.trainer)
+        self.average = WeightAverage(model, config.trainer.average_decay)
         self.balance = BranchBalance(config)
         self.probe = GradientProbe(model, train, config, self._objective_of)
 
@@ -111,6 +113,7 @@ class Optimisation:
             self.scaler.step(self.optimiser)
             self.spikes.learn(loss_per_second)
             self.clipping.learn(norm)
+            self.average.learn()
         self.scaler.update()
         return StepOutcome(
             figures, fault, overflowed_scale, not fault and norm > limit, audio_seconds, sums.waited
