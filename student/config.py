@@ -54,11 +54,22 @@ class AugmentationConfig:
     time_mask_fraction: float = setting(
         0.05, "the longest stretch, as a share of the utterance", low=0, high=1
     )
+    word_masks_below_cer: float = setting(
+        0.0, "stretches are as long as words once dev's CER was this, such as 0.3, or lower; 0: never",
+        low=0, high=1,
+    )  # fmt: skip
+    word_mask_seconds: tuple[float, ...] = setting(
+        (0.3, 0.5), "the shortest and the longest of those; as many of time_masks as fit into time_masks x "
+        "time_mask_fraction of the utterance",
+        unit="s", above=0, high=60,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_settings(self)
         if not self.speed_factors:
             raise ValueError("speed_factors names none; [1.0] leaves speech as it is")
+        if len(self.word_mask_seconds) != 2 or self.word_mask_seconds[0] > self.word_mask_seconds[1]:
+            raise ValueError(f"word_mask_seconds {list(self.word_mask_seconds)} must be two, the longer last")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,8 @@ CHANGES: dict[str, Any] = {
     "augmentation.frequency_mask_bins": 20,
     "augmentation.time_masks": 2,
     "augmentation.time_mask_fraction": 0.3,
+    "augmentation.word_masks_below_cer": 1.0,
+    "augmentation.word_mask_seconds": (0.1, 0.2),
     "conformer.num_layers": 3,
     "conformer.model_dim": 32,
     "conformer.num_heads": 4,
@@ -103,6 +105,12 @@ KEEPS: dict[str, Any] = {
 FIXED = {"features.sample_rate_hz"}  # of the corpus: another one is refused
 NEEDS: dict[str, dict[str, Any]] = {  # what else must be so for the setting to matter
     "conformer.taps": {"conformer.num_layers": 3},
+    "augmentation.word_masks_below_cer": {"augmentation.time_masks": 5},
+    "augmentation.word_mask_seconds": {
+        "augmentation.word_masks_below_cer": 1.0,
+        "augmentation.time_masks": 5,
+        "augmentation.time_mask_fraction": 0.3,
+    },
     "decoder.aligned_from_step": {"decoder.attention": "aligned"},
     "decoder.window_frames": {"decoder.attention": "aligned"},
     "decoder.window_from_previous": {"decoder.attention": "aligned"},

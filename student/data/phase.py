@@ -1,4 +1,4 @@
-"""What of the training is on at a step: CTC alone at first, then the branch; free attention, then aligned."""
+"""What of the training is on at a step, and what begins later: the branch, aligned attention, word masks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ class Phase:
     """has_branch : decoders are trained where the config has any; else CTC trains alone
 
     is_aligned : they attend to their windows where the config says so; else freely
+    has_word_masks : SpecAugment's time masks are as long as words
     """
 
     has_branch: bool = True
     is_aligned: bool = True
+    has_word_masks: bool = False
 
 
 WHOLE = Phase()
 
 
-def phase_at(config: StudentConfig, step: int) -> Phase:
-    """The phase of a step; step : steps done before it."""
+def phase_at(config: StudentConfig, step: int, has_word_masks: bool = False) -> Phase:
+    """The phase of a step; step : steps done before it     has_word_masks : of the result"""
     return Phase(
         has_branch=step >= config.objective.branch_from_step,
         is_aligned=step >= config.decoder.aligned_from_step,
+        has_word_masks=has_word_masks,
     )
 
 

@@ -123,7 +123,8 @@ class Split:
                 utterance_generator(self.speech.seed, speech.epoch, self.speech.utterances[index].id, "masks")
                 for index in speech.indices
             ]
-            features = spec_augment(features, frame_lengths, self.speech.augmentation, generators)
+            hop = log_mel.config.hop_milliseconds if phase.has_word_masks else None
+            features = spec_augment(features, frame_lengths, self.speech.augmentation, generators, hop)
         has_decoder = self.labels is not None and phase.has_branch
         decoder = self.labels.batch(self.speech, speech.indices, speech.epoch) if has_decoder else None
         if decoder is not None and not phase.is_aligned:

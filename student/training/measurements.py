@@ -10,7 +10,7 @@ from student.training.distributed import Ranks
 from student.training.log import RunLog
 from student.training.optimisation.step import Optimisation
 from student.training.report import deafness_warning
-from student.training.run_folder import best_step, dev_wers, mark_best, metrics
+from student.training.run_folder import best_step, dev_rates, dev_wers, mark_best, metrics
 from student.training.validation import dev_figures, has_stopped_improving, is_among_best
 
 
@@ -42,6 +42,7 @@ class Measurements:
             self._evaluated_step, self.dev_wer = step, measured[step]
         if any(entry["kind"] == "gradient" and entry["step"] == step for entry in metrics(self._job.run_dir)):
             self._probed_step = step
+        self._judge_word_masks()
 
     def take_if_due(self, step: int, save: Callable[[], None]) -> None:
         """Whatever the config wants measured after so many steps; `save` keeps a new best checkpoint."""
@@ -49,6 +50,7 @@ class Measurements:
             self._probe(step)
         if step and step % self._config.trainer.evaluate_every_steps == 0:
             self._evaluate(step, save)
+            self._judge_word_masks()
 
     def take_last(self, step: int, save: Callable[[], None]) -> None:
         """All measurements, of the finished run."""
@@ -90,6 +92,20 @@ class Measurements:
             mark_best(run_dir, step, self.dev_wer)
         elif is_among_best(step, dev_wers(run_dir), trainer.keep_best_checkpoints):
             save()
+
+    def _judge_word_masks(self) -> None:
+        """Time masks as long as words, from the first low enough CER on; for every rank.
+
+        Decided from metrics.jsonl, so that a resumed run has them where an uninterrupted one has.
+        """
+        highest, optimisation = self._config.augmentation.word_masks_below_cer, self._optimisation
+        if not highest or optimisation.has_word_masks:
+            return
+        rates = dev_rates(self._job.run_dir, "cer") if self._ranks.is_first else {}
+        is_ready = any(rate <= highest for rate in rates.values())
+        optimisation.has_word_masks = bool(self._ranks.largest(int(is_ready)))
+        if optimisation.has_word_masks:
+            self._log.say(f"dev CER of {highest:g} or less: time masks are as long as words from here on")
 
     def _probe(self, step: int) -> None:
         """The parts' gradients on the probe batch."""

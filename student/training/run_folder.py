@@ -47,13 +47,18 @@ def mark_best(run_dir: Path, step: int, dev_wer: float) -> None:
     write_json(run_dir / _FOLDER / _BEST_NAME, {"step": step, "dev_wer": dev_wer})
 
 
-def dev_wers(run_dir: Path) -> dict[int, float]:
-    """WER of the dev split by step, in the order of the evaluations, as metrics.jsonl holds them."""
+def dev_rates(run_dir: Path, name: str = "wer") -> dict[int, float]:
+    """Rates of the dev split by step, in the order of the evaluations; name : "wer" or "cer"."""
     return {
-        int(entry["step"]): float(entry["wer"])
+        int(entry["step"]): float(entry[name])
         for entry in metrics(run_dir)
-        if entry["kind"] == "dev" and entry.get("wer") is not None
+        if entry["kind"] == "dev" and entry.get(name) is not None
     }
+
+
+def dev_wers(run_dir: Path) -> dict[int, float]:
+    """WER of the dev split by step, in the order of the evaluations."""
+    return dev_rates(run_dir)
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:

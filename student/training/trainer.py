@@ -36,8 +36,8 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
             return finished
         steps = saved_steps(job.run_dir)
         checkpoint = load_checkpoint(step_path(job.run_dir, steps[-1])) if steps else None
-        if job.config.trainer.early_stop_evaluations and job.dev_manifest is None:
-            raise StudentError("trainer.early_stop_evaluations needs a dev split; name one in data.splits")
+        if job.dev_manifest is None:
+            _refuse_what_dev_decides(job)
         if checkpoint is not None:
             _refuse_another_config(job, checkpoint)
         ranks.wait()  # every rank has read the folder before the first one writes to it
@@ -58,6 +58,16 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
         result = read_result(job.run_dir)
         assert result is not None
         return replace(result, already_finished=False)
+
+
+def _refuse_what_dev_decides(job: TrainingJob) -> None:
+    wants_dev = {
+        "trainer.early_stop_evaluations": job.config.trainer.early_stop_evaluations,
+        "augmentation.word_masks_below_cer": job.config.augmentation.word_masks_below_cer,
+    }
+    for key, value in wants_dev.items():
+        if value:
+            raise StudentError(f"{key} needs a dev split; name one in data.splits")
 
 
 def _refuse_another_config(job: TrainingJob, checkpoint: Checkpoint) -> None:

@@ -74,6 +74,7 @@ class Optimisation:
         self.scaler = GradScaler(self.device.type, enabled=is_scaled)
         self.spikes = SpikeDetector(config.trainer.explosion_ratio)
         self.clipping = Clipping(config.trainer)
+        self.has_word_masks = False  # until dev's CER is low enough
         self.average = WeightAverage(model, config.trainer.average_decay)
         self.balance = BranchBalance(config)
         self.probe = GradientProbe(model, train, config, self._objective_of)
@@ -127,7 +128,7 @@ class Optimisation:
         return self._objective_of(self.train, speech, num_utterances, number)
 
     def _objective_of(self, split: Split, speech: SpeechBatch, num_utterances: int, number: int) -> Objective:
-        phase = phase_at(self.config, number)
+        phase = phase_at(self.config, number, self.has_word_masks)
         batch = split.training_batch(speech, self.model.features, self.device, phase)
         dtype = self.precision.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
