@@ -104,6 +104,7 @@ KEEPS: dict[str, Any] = {
 }
 FIXED = {"features.sample_rate_hz"}  # of the corpus: another one is refused
 NEEDS: dict[str, dict[str, Any]] = {  # what else must be so for the setting to matter
+    "conformer.subsampling": {"features.hop_milliseconds": 5.0},  # letters do not fit otherwise
     "conformer.taps": {"conformer.num_layers": 3},
     "augmentation.word_masks_below_cer": {"augmentation.time_masks": 5},
     "augmentation.word_mask_seconds": {
