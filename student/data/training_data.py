@@ -125,8 +125,8 @@ class Split:
             ]
             hop = log_mel.config.hop_milliseconds if phase.has_word_masks else None
             features = spec_augment(features, frame_lengths, self.speech.augmentation, generators, hop)
-        has_decoder = self.labels is not None and phase.has_branch
-        decoder = self.labels.batch(self.speech, speech.indices, speech.epoch) if has_decoder else None
+        labels = self.labels if phase.has_branch else None
+        decoder = labels.batch(self.speech, speech.indices, speech.epoch) if labels else None
         if decoder is not None and not phase.is_aligned:
             decoder = replace(decoder, unit_spans=None)
         batch = TrainingBatch(features, frame_lengths, speech.units, speech.unit_lengths, decoder)
