@@ -88,7 +88,7 @@ class Optimisation:
         torch.manual_seed(dropout_seed(trainer.seed, number, self.ranks.rank))
         self.optimiser.zero_grad(set_to_none=True)
         phase, is_measured = phase_at(self.config, number), self.balance.is_due(number)
-        if number == self.config.objective.branch_from_step:
+        if self.config.objective.uses_branch and number == self.config.objective.branch_from_step:
             self.spikes.begin_anew()  # loss and gradient are others from here on
             self.clipping.begin_anew()
         self.model.decoders.requires_grad_(phase.has_branch)  # alone or among ranks, none decays before
