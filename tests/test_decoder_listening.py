@@ -103,7 +103,7 @@ def test_a_linear_probe_finds_what_is_linear_and_nothing_in_nothing(benchmark: M
     states, directions = torch.randn(600, 8, generator=random), torch.randn(8, 4, generator=random)
     labels = (states @ directions).argmax(-1)
     split = (states[:500], labels[:500]), (states[500:], labels[500:])
-    assert benchmark.probe_accuracy(*split, 4, 1000)["dev"] > 0.85
+    assert benchmark.probe_accuracy(*split, 4, 500)["dev"] > 0.85
     nothing = [(torch.zeros(len(y), 1), y) for _, y in split]
-    commonest = float((split[1][1] == split[0][1].mode().values).float().mean())
-    assert benchmark.probe_accuracy(*nothing, 4, 200)["dev"] == pytest.approx(commonest)
+    commonest = int(labels[:500].bincount().max()) / 500
+    assert benchmark.probe_accuracy(*nothing, 4, 300)["train"] == pytest.approx(commonest)
