@@ -84,8 +84,8 @@ def writing_seconds(cache: Path, root: Path) -> dict[str, float]:
         shutil.copytree(cache / tables, building / tables, dirs_exist_ok=True)
     write = 0.0
     for shard in range(arrays.layout.num_shards):
-        place = arrays.layout.shard_rows(shard)
-        rows = decode({name: arrays.read(name, place) for name in ROW_ARRAYS})
+        span = arrays.layout.shard_rows(shard)
+        rows = decode({name: arrays.read(name, span) for name in ROW_ARRAYS})
         started = time.perf_counter()
         writer.write_shard(shard, rows)
         write += time.perf_counter() - started

@@ -64,9 +64,9 @@ def padded_batch(labels: rivals.Labels, digests: Sequence[bytes]) -> tuple[np.nd
     rows = [labels.rows(digest) for digest in digests]
     shape = (len(rows), max(len(ids) for ids, _ in rows), rows[0][0].shape[1])
     ids, logprobs = np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32)
-    for place, (row_ids, row_logprobs) in enumerate(rows):
-        ids[place, : len(row_ids)] = row_ids
-        logprobs[place, : len(row_ids)] = row_logprobs
+    for index, (row_ids, row_logprobs) in enumerate(rows):
+        ids[index, : len(row_ids)] = row_ids
+        logprobs[index, : len(row_ids)] = row_logprobs
     return ids, logprobs
 
 
@@ -88,8 +88,8 @@ def batch_milliseconds(labels: rivals.Labels, digests: list[bytes], batches: int
     chosen = [random.choice(len(digests), BATCH_UTTERANCES) for _ in range(batches)]
     times = []
     for is_warm in (False, True):
-        for places in chosen:
-            batch = [digests[place] for place in places]
+        for indices in chosen:
+            batch = [digests[index] for index in indices]
             started = time.perf_counter()
             padded_batch(labels, batch)
             if is_warm:
@@ -133,10 +133,10 @@ class _Opened:
 
     def __init__(self, name: str, path: Path, content: rivals.Content) -> None:
         self.name, self.path = name, path
-        self.places = rivals.Content(content.digests, content.start, content.ids[:0], content.steps[:0])
+        self.spans = rivals.Content(content.digests, content.start, content.ids[:0], content.steps[:0])
 
     def __call__(self) -> rivals.Labels:
-        return rivals.OPENERS[self.name](self.path, self.places)
+        return rivals.OPENERS[self.name](self.path, self.spans)
 
 
 def worker_megabytes(open_labels: Callable[[], rivals.Labels], digests: list[bytes], start: str) -> float:

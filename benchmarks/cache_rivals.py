@@ -56,14 +56,14 @@ class PickledLists:
 
 
 class RowReads:
-    """Rows by slices of two arrays of a store, with the passages' places in memory."""
+    """Rows by slices of two arrays of a store, with the passages' spans in memory."""
 
     def __init__(self, ids: Any, steps: Any, content: Content) -> None:
         self.ids, self.steps = ids, steps
-        self.places = dict(zip(content.digests, pairwise(content.start.tolist()), strict=True))
+        self.spans = dict(zip(content.digests, pairwise(content.start.tolist()), strict=True))
 
     def rows(self, digest: bytes) -> tuple[np.ndarray, np.ndarray]:
-        first, last = self.places[digest]
+        first, last = self.spans[digest]
         return self.ids[first:last].astype(np.int32), self.steps[first:last] * STEPS_PER_NAT
 
 

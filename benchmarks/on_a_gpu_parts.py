@@ -14,6 +14,7 @@ from pathlib import Path
 
 WORK, OUT = Path(os.environ.get("WORK", "/tmp/bert2ctc")), Path(os.environ.get("OUT", "gpu-figures"))
 LOGS, PARTS = WORK / "logs", WORK / "parts"
+DATA, RECEIVED = WORK / "data", WORK / "received.json"
 # Of logs on the screen: of parts that failed, and of those whose last lines are their figures.
 FAILED_LINES, SHOWN_CHARACTERS, KEPT_BYTES = 6, 150, 400_000
 SHOWN_LINES = {
@@ -23,7 +24,7 @@ SHOWN_LINES = {
     "smoke": 5,
     "gpu_tests": 1,
 }
-SECONDS_TO_SAVE = 20  # of a student that is told to stop
+SECONDS_TO_SAVE = 20  # of a student that is asked to stop
 _RUNNING: dict[int, str] = {}
 
 
@@ -47,7 +48,7 @@ def run_side_by_side(
 ) -> dict[str, Part]:
     """Run commands at once; past the limit they get SIGTERM, and later SIGKILL.
 
-    ended : told each name as soon as its command is over
+    ended : called with each name as soon as its command is over
     """
     LOGS.mkdir(parents=True, exist_ok=True)
     PARTS.mkdir(parents=True, exist_ok=True)
@@ -63,19 +64,21 @@ def run_side_by_side(
                 process_group=0,  # so that it can be ended with all that it started
             )
         _RUNNING[processes[name].pid] = name
-    told: dict[str, float] = {}
+    asked_to_stop: dict[str, float] = {}  # after so many seconds
     while len(parts) < len(processes):
         for name, process in processes.items():
             if name in parts:
                 continue
             code, spent = process.poll(), time.time() - began
-            if code is None and spent > limit and name not in told:
-                told[name] = spent
+            if code is None and spent > limit and name not in asked_to_stop:
+                asked_to_stop[name] = spent
                 process.terminate()
-            if code is None and name in told and spent > told[name] + SECONDS_TO_SAVE:
+            if code is None and name in asked_to_stop and spent > asked_to_stop[name] + SECONDS_TO_SAVE:
                 os.killpg(process.pid, signal.SIGKILL)
             if code is not None:
-                part = Part(name, 124 if name in told else code, round(time.time() - began, 1), began)
+                part = Part(
+                    name, 124 if name in asked_to_stop else code, round(time.time() - began, 1), began
+                )
                 (PARTS / f"{name}.json").write_text(json.dumps(asdict(part)))
                 parts[name] = part
                 _RUNNING.pop(process.pid)
@@ -97,7 +100,7 @@ def end_with_all(number: int, frame: object) -> None:
 
 def cli(*arguments: str) -> list[str]:
     """`bert2ctc ARGUMENTS`, of this working tree."""
-    return [sys.executable, "-m", "pipeline.cli", *arguments]
+    return [sys.executable, "-m", "pipeline", *arguments]
 
 
 def json_of(name: str) -> dict[str, object]:

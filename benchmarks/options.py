@@ -30,20 +30,20 @@ def teacher_option(command: Command) -> Command:
 
 
 def cache_option(required: bool, otherwise: str = "") -> Callable[[Command], Command]:
-    told = "a published cache" + (f"; else {otherwise}" if otherwise else "")
-    return click.option("--cache", type=FILE_OR_FOLDER, required=required, help=told)
+    help_text = "a published cache" + (f"; else {otherwise}" if otherwise else "")
+    return click.option("--cache", type=FILE_OR_FOLDER, required=required, help=help_text)
 
 
 def dtype_option(default: str) -> Callable[[Command], Command]:
     return click.option("--dtype", type=click.Choice(DTYPES), default=default, show_default=True)
 
 
-def count_option(name: str, default: int, told: str = "") -> Callable[[Command], Command]:
-    return click.option(f"--{name}", default=default, show_default=True, help=told or None)
+def count_option(name: str, default: int, help_text: str = "") -> Callable[[Command], Command]:
+    return click.option(f"--{name}", default=default, show_default=True, help=help_text or None)
 
 
-def quick_option(told: str) -> Callable[[Command], Command]:
-    return click.option("--quick", is_flag=True, help=told)
+def quick_option(help_text: str) -> Callable[[Command], Command]:
+    return click.option("--quick", is_flag=True, help=help_text)
 
 
 def json_option(command: Command) -> Command:

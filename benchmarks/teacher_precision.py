@@ -31,12 +31,12 @@ NAMES = {"bfloat16": "bfloat16, same batches", "control": "float32, one copy a b
 @torch.inference_mode()
 def logits_of(teacher: MaskedTeacher, passage: EncodedPassage, batch_tokens: int) -> Tensor:
     """Float32 (U, V), at each piece of the passage while it is masked."""
-    place = torch.arange(passage.own_start, passage.own_start + passage.own_length, device=teacher.device)
-    copies = torch.from_numpy(passage.ids).to(teacher.device).repeat(len(place), 1)
-    copies[torch.arange(len(place), device=teacher.device), place] = teacher.tokenizer.mask_id
+    position = torch.arange(passage.own_start, passage.own_start + passage.own_length, device=teacher.device)
+    copies = torch.from_numpy(passage.ids).to(teacher.device).repeat(len(position), 1)
+    copies[torch.arange(len(position), device=teacher.device), position] = teacher.tokenizer.mask_id
     size = max(1, batch_tokens // copies.shape[1])
     logits = []
-    for batch, masked in zip(copies.split(size), place.split(size), strict=True):
+    for batch, masked in zip(copies.split(size), position.split(size), strict=True):
         row = torch.arange(len(batch), device=teacher.device)
         logits.append(teacher.head(teacher.last_layer(teacher.encoder(batch), row, masked).float()))
     return torch.cat(logits)

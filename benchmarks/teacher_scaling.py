@@ -4,7 +4,7 @@
 
 Each build is the whole of `bert2ctc cache build` over the same transcripts, from an empty folder, in turn and
 several rounds. The time is that from the first shard's task to the published cache; starting the workers
-costs the same whatever their number, and is told apart.
+costs the same whatever their number, and is reported apart.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/teacher_throughput.py --text train.txt --vocabulary vocab.txt --size base
 
-All run in turn on the same transcripts, model and threads, several rounds; medians are told. The published
+All run in turn on the same transcripts, model and threads, several rounds, medians reported. The published
 recipe: float32, file order, padded batches, logits at every position, full softmax and sort of the masked
 one. The floor: the operations that no exact method can leave out, at the rate that this machine reaches at
 the encoder's own matrix shapes in the same rounds.
@@ -73,17 +73,17 @@ def read_transcripts(path: Path, count: int, seed: int) -> list[str]:
 @torch.inference_mode()
 def published_recipe(model: Any, tokenizer: Any, texts: Sequence[str]) -> int:
     """Rows scored the way that public code does it."""
-    copies, places = [], []
+    copies, positions = [], []
     for text in texts:
         ids = tokenizer(text)["input_ids"]
-        for place in range(1, len(ids) - 1):
-            copies.append([*ids[:place], tokenizer.mask_token_id, *ids[place + 1 :]])
-            places.append(place)
+        for position in range(1, len(ids) - 1):
+            copies.append([*ids[:position], tokenizer.mask_token_id, *ids[position + 1 :]])
+            positions.append(position)
     for start in range(0, len(copies), RECIPE_BATCH):
         batch = tokenizer.pad({"input_ids": copies[start : start + RECIPE_BATCH]}, return_tensors="pt")
         logits = model(**batch.to(model.device)).logits
         rows = torch.arange(len(logits), device=model.device)
-        at = torch.tensor(places[start : start + RECIPE_BATCH], device=model.device)
+        at = torch.tensor(positions[start : start + RECIPE_BATCH], device=model.device)
         logits[rows, at].softmax(-1).sort(-1, descending=True)
     return len(copies)
 

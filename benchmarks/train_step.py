@@ -3,9 +3,9 @@
     python benchmarks/train_step.py --config librispeech-mini --threads 1
 
 All run in turn on the same batches of noise with the durations of LibriSpeech, several rounds; medians are
-told. The floor: the operations of a plain CTC step that no exact method leaves out, at the rate that this
+reported. The floor: the operations of a plain CTC step that no exact method leaves out, at the rate that this
 machine reaches at the blocks' own matrix shapes, forward and backward, in the same rounds. A step begins with
-features and ends with updated weights; what computing the features adds is told beside it.
+features and ends with updated weights; what computing the features adds is reported beside it.
 """
 
 from __future__ import annotations

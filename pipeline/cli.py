@@ -31,7 +31,7 @@ def data() -> None:
 @data.command("download")
 @click.argument("subsets", nargs=-1)
 @click.option("--config", "config_reference", help="fetch what this config names")
-@click.option("--base-url", default="", help="a mirror of openslr.org/resources/12")
+@click.option("--base-url", default="", help="a mirror of openslr.org/resources/12: a URL or a folder")
 @click.option("--lm-text", is_flag=True, help="the 803 million words of the LibriSpeech LM corpus too")
 @click.option("--dry-run", is_flag=True, help="sizes and free space only")
 @with_roots("data")

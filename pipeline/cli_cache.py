@@ -75,7 +75,7 @@ def verify(reference: str, recompute: str | None, config: str, roots: Roots, as_
     """Check every stored row against its receipt; exit code 1 where a fault is found."""
     from pipeline.stages.cache import verify_teacher_cache
 
-    report = verify_teacher_cache(reference, roots, recompute, config or reference)
+    report = verify_teacher_cache(reference, roots, recompute, config)
     emit(report, as_json)
     if report.result["faults"]:
         raise SystemExit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import tomllib
 import types
 import typing
@@ -16,11 +15,11 @@ from typing import Any
 from pipeline.demo.plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
 from student.config import UNIT_MODEL_TYPES, StudentConfig
+from teacher_cache.common.names import NAME_RULE, is_name
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
 from teacher_cache.settings import check_settings, required, setting
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
-NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # of what may name a file or a folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +59,8 @@ class DataConfig:
         if "train" not in self.splits:
             raise ValueError(f"splits {sorted(self.splits)} hold no train split")
         for name in self.splits:
-            if not NAME_PATTERN.fullmatch(name):
-                raise ValueError(f"split name {name!r} must be letters, digits, '.', '_' and '-', no path")
+            if not is_name(name):
+                raise ValueError(f"split name {name!r} must be {NAME_RULE}")
         if self.min_seconds >= self.max_seconds:
             raise ValueError(f"min_seconds {self.min_seconds} must lie below max_seconds {self.max_seconds}")
 
@@ -71,6 +70,7 @@ class ExperimentConfig:
     """One config file: every table, resolved."""
 
     name: str
+    reference: str  # by which a command names it: a shipped config's name, or a path
     folder: Path  # of the file that names the splits, where their id lists are looked up
     demo_corpus: DemoCorpusConfig | None  # only of a corpus that is made on the spot
     data: DataConfig
@@ -104,7 +104,7 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConf
     for override in overrides:
         _apply_override(tables, override)
     try:
-        return _from_tables(path, tables, folder)
+        return _from_tables(reference, path, tables, folder)
     except (TypeError, ValueError) as error:
         raise PipelineError(f"{path}: {error}") from None
 
@@ -172,7 +172,7 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
     tables.setdefault(section, {})[name] = value
 
 
-def _from_tables(path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
+def _from_tables(reference: str, path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
     refuse_unknown(tables, list(TABLES), "table")
     if "data" not in tables or "teacher" not in tables:
         raise PipelineError(f"{path}: the tables [data] and [teacher] are missing; give them, or a base")
@@ -181,6 +181,7 @@ def _from_tables(path: Path, tables: dict[str, Any], folder: Path) -> Experiment
     }
     return ExperimentConfig(
         name=path.stem,
+        reference=reference,
         folder=folder,
         demo_corpus=_optional(DemoCorpusConfig, tables, "demo_corpus"),
         data=_build(DataConfig, tables["data"], "data"),

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CONFIG_FOLDER, NAME_PATTERN, ExperimentConfig, load_config, refuse_unknown
+from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config, refuse_unknown
 from pipeline.errors import PipelineError
+from teacher_cache.common.names import NAME_RULE, is_name
 
 SEED = "trainer.seed"
 _KEYS = ("config", "evaluate", "seeds", "corpora", "students")
@@ -126,8 +127,8 @@ def _named_tables(tables: Mapping[str, Any], key: str) -> dict[str, Mapping[str,
     if not isinstance(named, dict) or (key in tables and not named):
         raise PipelineError(f"{key} = {named!r} must be tables: [{key}.NAME]")
     for name, table in named.items():
-        if not NAME_PATTERN.fullmatch(name):
-            raise PipelineError(f"{key}: name {name!r} must be letters, digits, '.', '_' and '-', no path")
+        if not is_name(name):
+            raise PipelineError(f"{key}: name {name!r} must be {NAME_RULE}")
         if not isinstance(table, dict):
             raise PipelineError(f"{key}.{name} = {table!r} is not a table")
     return named

@@ -67,7 +67,7 @@ def teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
         return resolve_teacher(config.teacher, own_teacher_folder(config, roots))
     folder = own_teacher_folder(config, roots)
     if not (folder / "config.json").is_file():
-        raise PipelineError(f"{folder}: no teacher yet; train it with `make teacher CONFIG={config.name}`")
+        raise PipelineError(f"{folder}: no teacher yet; train it with `bert2ctc teacher train`")
     return folder
 
 

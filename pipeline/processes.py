@@ -14,11 +14,13 @@ from typing import Any
 
 from pipeline.console import say
 from pipeline.errors import PipelineError
-from student.signals import CTRL_C_EXIT_CODE, REQUEUE_EXIT_CODE, STOP_SIGNALS, exit_code_after
+from pipeline.interruption import exit_code_of
+from student.signals import CTRL_C_EXIT_CODE, REQUEUE_EXIT_CODE, STOP_SIGNALS, exit_code_after, heeded
 
-_PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
+_PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _LONGEST_DEAFNESS_SECONDS = 1.0
-_START_AGAIN = {REQUEUE_EXIT_CODE, *(-number for number in _PASSED_ON)}  # or ended before it could save
+# Asked for, or the signal ended it before it could save: at once, or in a line of its own
+_START_AGAIN = {REQUEUE_EXIT_CODE, *(code for n in _PASSED_ON for code in (-n, exit_code_of(n)))}
 
 
 REUSED = "done before, from equal inputs: reused"
@@ -34,7 +36,7 @@ class CommandFailed(PipelineError):
 
 def program_of(arguments: Sequence[str]) -> list[str]:
     """`bert2ctc ARGUMENTS --json` as a program and its arguments."""
-    return [sys.executable, "-m", "pipeline.cli", *arguments, "--json"]
+    return [sys.executable, "-m", "pipeline", *arguments, "--json"]
 
 
 def exit_code_of_chain(code: int) -> int:
@@ -66,7 +68,8 @@ def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -
     Raises PipelineError where it fails; a queue's signals reach it first, so that it can save,
     and its code 75 becomes ours.
     """
-    say(f"\n$ bert2ctc {shlex.join(arguments)}")
+    say("")
+    say(f"$ bert2ctc {shlex.join(arguments)}")
     code, output = _run(program_of(arguments), {**os.environ, **(environment or {})})
     if code != 0:
         raise CommandFailed(
@@ -104,7 +107,7 @@ def _run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
         else:
             process.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    previous = {number: signal.signal(number, pass_on) for number in heeded(_PASSED_ON)}
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         for number in early:
@@ -121,12 +124,12 @@ def _run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
 
 
 def launch_ranks(
-    arguments: Sequence[str], num_ranks: int, program: Sequence[str] = (sys.executable, "-m", "pipeline.cli")
+    arguments: Sequence[str], num_ranks: int, program: Sequence[str] = (sys.executable, "-m", "pipeline")
 ) -> int:
     """Run `bert2ctc ARGUMENTS` once per rank on this machine; the exit code that a single process had given.
 
-    A queue's SIGTERM or SIGUSR1 reaches every rank, which saves and ends: 75. torchrun's own code is 1 for
-    whatever happens.
+    A queue's SIGTERM or SIGUSR1, and a closed terminal's SIGHUP, reaches every rank, which saves and ends:
+    75. torchrun's own code is 1 for whatever happens.
     """
     if num_ranks < 1:
         raise PipelineError(f"--gpus {num_ranks}: at least 1; leave it out for one process")
@@ -135,7 +138,7 @@ def launch_ranks(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    signals = ",".join(number.name for number in STOP_SIGNALS)
+    signals = ",".join(number.name for number in heeded(STOP_SIGNALS))
     launcher = ["--standalone", "--nproc-per-node", str(num_ranks), "--signals-to-handle", signals]
     try:
         run(parse_args([*launcher, "--no-python", *program, *arguments]))  # type: ignore[no-untyped-call]
@@ -143,6 +146,6 @@ def launch_ranks(
         codes = {failure.exitcode for failure in failed.failures.values()}
         return next((code for code in (REQUEUE_EXIT_CODE, CTRL_C_EXIT_CODE) if code in codes), 1)
     except SignalException as stopped:
-        say(f"{signal.Signals(stopped.sigval).name}: every rank was told; the same command goes on")
+        say(f"{signal.Signals(stopped.sigval).name}: every rank was signalled; the same command goes on")
         return exit_code_after(stopped.sigval)
     return 0

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 from pipeline.config import TABLES
 from pipeline.errors import PipelineError
 from student.signals import TrainingInterrupted
-from student.training.run_folder import FINAL_NAME, RESULT_NAME, RunBusy, is_running
+from student.training.run_folder import ANOTHER_RUN, FINAL_NAME, RESULT_NAME, RunBusy, is_running
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import write_json
 
@@ -61,17 +62,16 @@ def claim_run(folder: Path, tables: Mapping[str, Any], facts: Mapping[str, Any])
     record = read_record(folder)
     if record is None:
         if folder.is_dir() and any(folder.iterdir()):
-            raise PipelineError(
-                f"{folder}: holds files but no {RECORD_NAME}; choose another folder with RUN="
-            )
+            raise PipelineError(f"{folder}: holds files but no {RECORD_NAME}; choose {ANOTHER_RUN}")
         record = {"config": dict(tables), **facts, **provenance(), "state": "started"}
         write_record(folder, record)
         return record
     found = differences(with_defaults(record["config"]), with_defaults(tables))
     if found:
+        free = shlex.quote(str(_free_name(folder)))
         raise PipelineError(
             f"{folder}: was started with another config ({listed(phrases(found))}); "
-            f"nothing was changed; start a new run with RUN={_free_name(folder)}"
+            f"nothing was changed; start a new run with --run-dir {free} (RUN={free} of make)"
         )
     return record
 

@@ -1,4 +1,4 @@
-"""The one exception of the package: told to the user in one line, with the next command to try."""
+"""The one exception of the package: reported to the user in one line, with the next command to try."""
 
 
 class StudentError(Exception):

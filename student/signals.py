@@ -1,10 +1,10 @@
-"""A stop that waits for the step to end: the signals that ask for it, and the exit codes that tell of it."""
+"""A stop that waits for the step to end: the signals that ask for it, and the exit codes that report it."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -12,13 +12,13 @@ from student.errors import StudentError
 
 REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL: a queue may start the same command again
 CTRL_C_EXIT_CODE = 130  # as a shell reports a program that SIGINT ended
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 
 class TrainingInterrupted(StudentError):
     """The run was asked to stop, saved itself and can go on.
 
-    exit_code : 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C
+    exit_code : 75 after SIGTERM, SIGUSR1 or SIGHUP, 130 after Ctrl-C
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -51,11 +51,18 @@ def exit_code_after(signal_number: int) -> int:
     return CTRL_C_EXIT_CODE if signal_number == signal.SIGINT else REQUEUE_EXIT_CODE
 
 
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """The signals that mean something to this process: under nohup SIGHUP is ignored, and stays so."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in numbers if not (is_ignored and number == signal.SIGHUP)]
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM, SIGUSR1 and Ctrl-C into a request that the training loop reads between steps.
+    """Turn SIGTERM, SIGUSR1, SIGHUP and Ctrl-C into a request that the training loop reads between steps.
 
-    Queues send SIGUSR1 some time before they end a job, and SIGTERM when they do.
+    Queues send SIGUSR1 some time before they end a job, and SIGTERM when they do; a terminal that is closed
+    sends SIGHUP.
     A second Ctrl-C stops at once. Outside the main thread signals keep their meaning.
     """
     request = StopRequest()
@@ -68,7 +75,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.signal_number = number
 
-    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, note) for number in heeded(STOP_SIGNALS)}
     try:
         yield request
     finally:

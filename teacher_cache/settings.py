@@ -33,8 +33,8 @@ class Setting:
         """The allowed values in words, "" where every value of the type is."""
         words = " | ".join(f'"{choice}"' for choice in self.choices)
         bounds = ((">", self.above), (">=", self.low), ("<", self.below), ("<=", self.high))
-        told = [f"{sign} {_number(bound)}" for sign, bound in bounds if bound is not None]
-        return ", ".join([words, *told] if words else told)
+        limits = [f"{sign} {_number(bound)}" for sign, bound in bounds if bound is not None]
+        return ", ".join([words, *limits] if words else limits)
 
     def fault(self, value: Any) -> str:
         """What is wrong with a value, in words; "" where it may be."""

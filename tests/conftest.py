@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from distributed import LocalCluster
 from fakes import tiny_bert
 from hypothesis import settings
 from synthetic_cache import Plan, make, three_shards
+
+if TYPE_CHECKING:
+    from student.training.trainer import TrainingJob
 
 # Commands that tests start compute with one thread too, unless a test says otherwise.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,6 +49,14 @@ def plan(request: pytest.FixtureRequest) -> Plan:
 def cache(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published cache of `plan`, which no test may change."""
     return make(tmp_path_factory.mktemp("root"), plan)
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """Forty tones with labels, dev and units, that no test may change; each trains in a folder of its own."""
+    from tiny_run import tiny_job
+
+    return tiny_job(tmp_path_factory.mktemp("tiny"), num_train=40, num_dev=6)
 
 
 @pytest.fixture(scope="session")

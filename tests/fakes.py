@@ -72,11 +72,13 @@ def write_corpus(
     chapters: dict[Path, list[str]] = {}
     for index, text in enumerate(texts):
         speaker, chapter = first_speaker + index % 3, 7
-        place = root / folder / str(speaker) / str(chapter)
-        place.mkdir(parents=True, exist_ok=True)
+        chapter_folder = root / folder / str(speaker) / str(chapter)
+        chapter_folder.mkdir(parents=True, exist_ok=True)
         utterance_id = f"{speaker}-{chapter}-{index:04d}"
-        soundfile.write(place / f"{utterance_id}.{suffix}", tones(text, seed + index), SAMPLE_RATE_HZ)
-        chapters.setdefault(place / f"{speaker}-{chapter}.trans.txt", []).append(
+        soundfile.write(
+            chapter_folder / f"{utterance_id}.{suffix}", tones(text, seed + index), SAMPLE_RATE_HZ
+        )
+        chapters.setdefault(chapter_folder / f"{speaker}-{chapter}.trans.txt", []).append(
             f"{utterance_id} {text.upper()}"
         )
     for path, lines in chapters.items():

@@ -44,8 +44,8 @@ def check_line(words: Sequence[str], is_whole: bool = True) -> None:
         if is_whole:
             raise PageFault(f"{shlex.join(words)}: {error.format_message()}") from None
     except (click.ClickException, PipelineError) as error:
-        told = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        raise PageFault(f"{shlex.join(words)}: {told}") from None
+        reported = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        raise PageFault(f"{shlex.join(words)}: {reported}") from None
 
 
 def _check_line(words: list[str], is_whole: bool) -> None:
@@ -129,9 +129,11 @@ def _check_make(words: list[str]) -> None:
             raise PageFault(f"make {word}: no such {'variable' if is_set else 'target'}")
     own = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *variables}  # this may run under `make test`
     environment = {name: value for name, value in os.environ.items() if name not in own}
-    told = subprocess.run(["make", "-n", *words], cwd=ROOT, env=environment, capture_output=True, text=True)
-    if told.returncode:
-        raise PageFault(f"make {shlex.join(words)}: {told.stderr}")
-    for line in told.stdout.splitlines():
+    reported = subprocess.run(
+        ["make", "-n", *words], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    if reported.returncode:
+        raise PageFault(f"make {shlex.join(words)}: {reported.stderr}")
+    for line in reported.stdout.splitlines():
         if line.startswith(".venv/bin/bert2ctc "):
             _check_bert2ctc(shlex.split(line)[1:])

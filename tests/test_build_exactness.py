@@ -89,12 +89,12 @@ class Teacher:
         after = [*sum(self.pieces(passage.right), []), self.tokenizer.sep_token_id]
         gold, logprobs, start = sum(own, []), [], len(before)
         for word in own:
-            for place in range(start, start + len(word)):
+            for index in range(start, start + len(word)):
                 ids = torch.tensor([before + gold + after])
-                hidden = range(start, start + len(word)) if masking == "whole_word" else [place]
+                hidden = range(start, start + len(word)) if masking == "whole_word" else [index]
                 ids[0, list(hidden)] = self.tokenizer.mask_token_id
                 with torch.no_grad():
-                    logits = self.model(ids).logits[0, place]
+                    logits = self.model(ids).logits[0, index]
                 logprobs.append(logits.double().log_softmax(-1).numpy())
             start += len(word)
         return np.array(gold), np.stack(logprobs)
@@ -253,10 +253,10 @@ def test_a_text_above_the_limit_is_refused_by_name_among_any_others(
     teacher = teacher_of("spelt_words")
     drawn = draw(data, teacher)
     long = " ".join(["old"] * (MAX_PIECES + data.draw(st.integers(1, 2 * MAX_TOKENS), label="excess")))
-    place = data.draw(st.integers(0, len(drawn.texts)), label="place")
-    texts = [*drawn.texts[:place], long, *drawn.texts[place:]]
-    told = rf"^passage 'old old.* takes \d+ tokens, the teacher reads {MAX_TOKENS}; lower context_words"
+    index = data.draw(st.integers(0, len(drawn.texts)), label="index")
+    texts = [*drawn.texts[:index], long, *drawn.texts[index:]]
+    reported = rf"^passage 'old old.* takes \d+ tokens, the teacher reads {MAX_TOKENS}; lower context_words"
     with TemporaryDirectory() as root:
-        with pytest.raises(CacheError, match=told):
+        with pytest.raises(CacheError, match=reported):
             build(Path(root), teacher, replace(drawn, texts=texts))
         assert not list(Path(root).iterdir())

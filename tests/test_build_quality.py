@@ -24,7 +24,7 @@ def random_rows(count: int = 6, top_k: int = 5, seed: int = 0) -> RowBlock:
 
 def figures_of(rows: RowBlock, cuts: tuple[int, ...] = (), unknown_id: int | None = None) -> dict:
     blocks = [rows.take(slice(*ends)) for ends in zip((0, *cuts), (*cuts, len(rows)), strict=True)]
-    return quality_figures(blocks, LENGTHS, unknown_id, lambda place: {"utterance": f"u{place}", "text": "t"})
+    return quality_figures(blocks, LENGTHS, unknown_id, lambda index: {"utterance": f"u{index}", "text": "t"})
 
 
 def test_figures_equal_a_count_by_hand() -> None:
@@ -49,7 +49,7 @@ def test_the_worst_utterances_come_first_each_with_its_own_perplexity() -> None:
     rows = random_rows(seed=3)
     worst = figures_of(rows)["worst"]
     per_passage = [np.exp(-part.mean()) for part in np.split(rows.gold_logprob, [1, 4])]
-    assert [entry["utterance"] for entry in worst] == [f"u{place}" for place in np.argsort(per_passage)[::-1]]
+    assert [entry["utterance"] for entry in worst] == [f"u{index}" for index in np.argsort(per_passage)[::-1]]
     np.testing.assert_allclose(
         [entry["pseudo_perplexity"] for entry in worst], sorted(per_passage, reverse=True), rtol=1e-4
     )

@@ -95,11 +95,11 @@ def test_one_altered_label_that_every_checksum_vouches_for_is_found(
     cache: Path, bert_folder: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(cache, tmp_path / cache.name)
-    place = int(zarr.open_group(copy, mode="r")["passage/start"][7])
+    index = int(zarr.open_group(copy, mode="r")["passage/start"][7])
 
     def shift(rows: RowBlock) -> RowBlock:
         gold = rows.gold_logprob.copy()
-        gold[place] -= 1.0
+        gold[index] -= 1.0
         return dataclasses.replace(rows, gold_logprob=gold)
 
     change_rows(copy, shift)

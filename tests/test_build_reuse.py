@@ -21,8 +21,8 @@ def test_copied_rows_encode_to_the_same_bytes(cache: Path, plan: Plan, order: st
         np.random.default_rng(0).shuffle(chosen)
     copied = encode(copy_rows(cache, plan.digests[chosen]), plan.layout)
     rows = [
-        plan.teacher.rows(plan.passages[place], CONFIG.top_k, CONFIG.temperatures)
-        for place in chosen.tolist()
+        plan.teacher.rows(plan.passages[index], CONFIG.top_k, CONFIG.temperatures)
+        for index in chosen.tolist()
     ]
     wanted = encode(RowBlock.concatenate(rows), plan.layout)
     for name, values in wanted.items():
@@ -62,8 +62,8 @@ def test_only_sound_rows_of_the_same_recipe_are_reused(cache: Path, plan: Plan, 
     assert len(said) == 1 and "shard 1: its rows are not those of its receipt" in said[0]
     start = np.cumsum([len(p.text.split()) for p in plan.passages])
     sound = [
-        place
-        for place, (first, end) in enumerate(zip(np.r_[0, start], start, strict=False))
+        index
+        for index, (first, end) in enumerate(zip(np.r_[0, start], start, strict=False))
         if end <= 1024 or first >= 2048
     ]
     assert np.array_equal(held.digests, plan.digests[sound])

@@ -141,10 +141,10 @@ def test_of_two_builders_of_one_cache_one_builds_and_the_other_is_told(
     root = tmp_path / "cache"
     builders = [build_in_a_process("", bert_folder, root) for _ in range(2)]
     lines = [error_lines(builder) for builder in builders]
-    told = [line for found in lines for line in found]
+    reported = [line for found in lines for line in found]
     assert 0 in [builder.returncode for builder in builders]
-    assert len(told) <= 1  # none where the second came when the first had published
-    for line in told:
+    assert len(reported) <= 1  # none where the second came when the first had published
+    for line in reported:
         assert f"{published.name}.lock is held by process" in line and "wait for it" in line
     assert stored(root / published.name) == stored(published)
 
@@ -210,9 +210,9 @@ def test_a_spoilt_teacher_is_one_line_and_what_is_published_stays(
     root = shutil.copytree(published.parent, tmp_path / "cache")
     folder = spoil(bert_folder, tmp_path / "teacher")
     assert identify_teacher(folder).files_sha256 != identify_teacher(bert_folder).files_sha256
-    with pytest.raises(CacheError, match=said) as told:
+    with pytest.raises(CacheError, match=said) as reported:
         build_cache(dataclasses.replace(request_of(folder, root), scheduler=scheduler), quiet)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
     assert [path.name for path in root.iterdir() if path.is_dir() and len(path.name) == 32] == [
         published.name
     ]

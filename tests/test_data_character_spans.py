@@ -14,8 +14,8 @@ texts = st.lists(st.text(LETTERS, min_size=1, max_size=7), min_size=1, max_size=
 
 
 def cut(word: str, data: st.DataObject) -> list[str]:
-    places = sorted(data.draw(st.sets(st.integers(1, max(1, len(word) - 1)), max_size=3)))
-    return [part for part in np.array_split([*word], [p for p in places if p < len(word)]) if len(part)]
+    indices = sorted(data.draw(st.sets(st.integers(1, max(1, len(word) - 1)), max_size=3)))
+    return [part for part in np.array_split([*word], [p for p in indices if p < len(word)]) if len(part)]
 
 
 def pieces_of(text: str, kind: str, data: st.DataObject) -> tuple[list[str], list[tuple[int, int]]]:

@@ -32,7 +32,7 @@ def test_frames_beyond_the_length_are_not_heard() -> None:
 def test_equals_merging_by_hand(paths: list[list[int]]) -> None:
     expected = []
     for path in paths:
-        merged = [unit for place, unit in enumerate(path) if place == 0 or path[place - 1] != unit]
+        merged = [unit for index, unit in enumerate(path) if index == 0 or path[index - 1] != unit]
         expected.append([unit for unit in merged if unit != 0])
     if any(paths):
         assert greedy_ctc_decode(*scores_of(*paths)) == expected

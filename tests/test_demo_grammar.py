@@ -106,7 +106,7 @@ def test_speakers_and_their_voices_stay_in_one_split(plan: Plan) -> None:
     voices = [(speaker.voice.accent, speaker.voice.variant) for speaker in plan.speakers]
     assert len(voices) == len(set(voices))
     ids = [
-        speaker.utterance_id(place) for speaker in plan.speakers for place in range(len(speaker.sentences))
+        speaker.utterance_id(number) for speaker in plan.speakers for number in range(len(speaker.sentences))
     ]
     assert len(ids) == len(set(ids)) == sum(CONFIG.utterances_of(split) for split in SPLITS)
 

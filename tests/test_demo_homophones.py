@@ -35,7 +35,7 @@ def judged(hypothesis: str) -> tuple[int, int]:
         ("wrote night again near the moon", (0, 0)),  # an error elsewhere shifts nothing
         ("the old anna wrote night again near the moon", (0, 0)),
         ("hannah rote knight again near moon", (1, 1)),
-        ("night anna wrote again near the moon", (1, 0)),  # the right word at the wrong place
+        ("night anna wrote again near the moon", (1, 0)),  # the right word at the wrong index
     ],
 )
 def test_a_site_is_right_where_its_aligned_word_is(hypothesis: str, expected: tuple[int, int]) -> None:
@@ -208,14 +208,14 @@ def test_the_scorer_hides_the_word_and_reads_its_probability(bert_folder: Path) 
     np.testing.assert_allclose(hidden, found[:1], rtol=1e-5)  # what stood there cannot be seen
     tokenizer = AutoTokenizer.from_pretrained(bert_folder)
     model = AutoModelForMaskedLM.from_pretrained(bert_folder).eval()
-    for sentence, place, words, row in zip(
+    for sentence, index, words, row in zip(
         sentences, (0, 2), (("night", "knight"), ("knight", "night")), found, strict=True
     ):
         parts = sentence.split()
-        parts[place] = "[MASK]"
+        parts[index] = "[MASK]"
         encoded = tokenizer(" ".join(parts), return_tensors="pt")
         with torch.no_grad():
-            expected = model(**encoded).logits[0, place + 1].softmax(-1)
+            expected = model(**encoded).logits[0, index + 1].softmax(-1)
         ids = tokenizer.convert_tokens_to_ids(list(words))
         np.testing.assert_allclose(row, expected[ids].numpy(), rtol=1e-4)
 

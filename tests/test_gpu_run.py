@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import re
+import subprocess
 import sys
 import threading
 import tomllib
@@ -28,7 +30,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("WORK", str(tmp_path / "work"))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("on_a_gpu", "on_a_gpu_parts", "on_a_gpu_student")
+    names = [path.stem for path in BENCHMARKS.glob("on_a_gpu*.py")]
     yield tmp_path / "work"
     for name in names:
         sys.modules.pop(name, None)
@@ -76,7 +78,7 @@ def test_speech_that_is_received_is_heard_as_it_was_sent(work: Path, tmp_path: P
     sent = io.BytesIO()
     soundfile.write(sent, samples, 16_000, format="OGG", subtype="OPUS")
     (tmp_path / "a.opus").write_bytes(sent.getvalue())
-    assert module("on_a_gpu")._store(("speech/a.opus", sent.getvalue())) == pytest.approx(1.0)
+    assert module("on_a_gpu_unpacking")._store(("speech/a.opus", sent.getvalue())) == pytest.approx(1.0)
     received = read_audio(work / "data/speech/a.wav", 16_000)
     np.testing.assert_array_equal(received, read_audio(tmp_path / "a.opus", 16_000))
 
@@ -95,3 +97,12 @@ def test_a_meeting_hears_everybody_but_those_who_left(work: Path) -> None:
     for thread in threads:
         thread.join()
     assert heard == [[1.0, 2.0]] * 2
+
+
+def test_every_command_of_the_script_is_one_of_the_program(work: Path) -> None:
+    shown = re.findall(r"on_a_gpu\.sh (\w+)", (BENCHMARKS / "on_a_gpu.sh").read_text(encoding="utf-8"))
+    program = [sys.executable, str(BENCHMARKS / "on_a_gpu.py")]
+    for command in shown:
+        done = subprocess.run([*program, command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0 and f"on_a_gpu.py {command}" in done.stdout, command
+    assert len(shown) == 7

@@ -79,7 +79,7 @@ def test_the_mean_of_one_is_itself_and_the_order_does_not_matter(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"config": StudentConfig(trainer=TrainerConfig(seed=7))}, "trainer.seed 1 and 7"),
         ({"units_model": b"others"}, "the units"),
@@ -88,10 +88,10 @@ def test_the_mean_of_one_is_itself_and_the_order_does_not_matter(tmp_path: Path)
     ],
 )
 def test_checkpoints_of_different_models_are_refused(
-    tmp_path: Path, changes: dict[str, Any], told: str
+    tmp_path: Path, changes: dict[str, Any], reported: str
 ) -> None:
     paths = [saved(tmp_path, 1, weights_of(0)), saved(tmp_path, 2, weights_of(1), **changes)]
-    with pytest.raises(StudentError, match=told):
+    with pytest.raises(StudentError, match=reported):
         average_checkpoints(paths)
 
 

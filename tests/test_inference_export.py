@@ -102,7 +102,7 @@ def test_samples_are_heard_as_the_file_is(exported: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("samples", "told"),
+    ("samples", "reported"),
     [
         (np.zeros((2, 100), dtype=np.float32), "shape"),
         (np.full(1000, np.nan, dtype=np.float32), "NaN"),
@@ -110,8 +110,8 @@ def test_samples_are_heard_as_the_file_is(exported: Path, tmp_path: Path) -> Non
         (np.zeros(SAMPLE_RATE_HZ * 121, dtype=np.int16), "120 s is the limit"),
     ],
 )
-def test_samples_that_are_no_speech_are_refused(exported: Path, samples: np.ndarray, told: str) -> None:
-    with pytest.raises(StudentError, match=told):
+def test_samples_that_are_no_speech_are_refused(exported: Path, samples: np.ndarray, reported: str) -> None:
+    with pytest.raises(StudentError, match=reported):
         load_model(exported, "cpu").transcribe(samples)
 
 

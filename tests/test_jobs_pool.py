@@ -54,7 +54,7 @@ def test_a_failure_stops_the_others_and_all_are_named(
 ) -> None:
     program(f'if [ "$4" = bad ]; then sleep 0.2; echo why >&2; {ending}; fi; {WAITS}')
     chains = {name: [("train", name)] for name in ("good", "bad", "later")}
-    with pytest.raises(CommandFailed, match="bad ended with code .* `bert2ctc train`") as caught:
+    with pytest.raises(CommandFailed, match="bad ended with code .* `bert2ctc train bad`") as caught:
         run_side_by_side(chains, TWO)
     assert caught.value.exit_code == code
     assert "stopped at a checkpoint, or not begun: good, later" in str(caught.value)

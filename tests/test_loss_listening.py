@@ -84,9 +84,9 @@ def test_with_one_decoder_each_hard_labels_and_teacher_share_none_of_their_weigh
         reached = [name for name, gradient in zip(names, found, strict=True) if gradient is not None]
         return {name.split(".")[1] for name in reached if name.startswith("decoders.")}
 
-    places = ["shared"] if shared else ["1", "3", "4"]
-    assert decoders("ce_") == {f"{place}_hard" for place in places}
-    assert decoders("kd_") == {f"{place}_soft" for place in places}
+    layers = ["shared"] if shared else ["1", "3", "4"]
+    assert decoders("ce_") == {f"{layer}_hard" for layer in layers}
+    assert decoders("kd_") == {f"{layer}_soft" for layer in layers}
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])

@@ -21,7 +21,7 @@ NUM_UNITS, NUM_PIECES, EOS = 8, 10, 0
 TINY = tiny_student(num_layers=4, taps=(1, 3))
 ALIGNED: dict[str, Any] = dict(branch="alignment")
 EVERY_TERM = {
-    f"{kind}_{place}" for kind in ("ce", "kd") for place in ("tap1", "tap3", "final")
+    f"{kind}_{head}" for kind in ("ce", "kd") for head in ("tap1", "tap3", "final")
 } | {"ctc", "ctc_tap1", "ctc_tap3"}  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_each_member_of_the_family_has_its_terms_and_no_other(
 def test_the_total_is_the_formula() -> None:
     total, t = objective_of(config(ctc_weight=0.4, intermediate_ctc_weight=0.2, distillation_weight=0.7))
     ctc = 0.8 * t["ctc"] + 0.2 * (t["ctc_tap1"] + t["ctc_tap3"]) / 2
-    attention = sum(0.3 * t[f"ce_{place}"] + 0.7 * t[f"kd_{place}"] for place in ("tap1", "tap3", "final"))
+    attention = sum(0.3 * t[f"ce_{head}"] + 0.7 * t[f"kd_{head}"] for head in ("tap1", "tap3", "final"))
     torch.testing.assert_close(total, 0.4 * ctc + 0.6 * attention / 3)
 
 
@@ -121,17 +121,17 @@ def test_the_terms_are_the_losses_of_their_layers_over_the_utterances() -> None:
     assert batch.decoder is not None and batch.decoder.teacher is not None
     output = model(batch.features, batch.frame_lengths, batch.decoder.piece_inputs)
     teacher = batch.decoder.teacher
-    for layer, place in ((1, "tap1"), (3, "tap3"), (4, "final")):
+    for layer, head in ((1, "tap1"), (3, "tap3"), (4, "final")):
         logits = output.piece_scores[layer].logits()
         ctc = ctc_loss(output.ctc_logits[layer], output.frame_lengths, batch.units, batch.unit_lengths)
-        torch.testing.assert_close(terms["ctc" if layer == 4 else f"ctc_{place}"], ctc / 6)
+        torch.testing.assert_close(terms["ctc" if layer == 4 else f"ctc_{head}"], ctc / 6)
         cross_entropy = smoothed_cross_entropy(logits, batch.decoder.piece_targets, 0.1)
-        torch.testing.assert_close(terms[f"ce_{place}"], cross_entropy / 6)
+        torch.testing.assert_close(terms[f"ce_{head}"], cross_entropy / 6)
         divergence = distillation_loss(
             logits[:, :3], teacher.top_indices, teacher.top_logprobs, teacher.tail_logprob,
             is_token(batch.decoder.token_lengths), 1.0,
         )  # fmt: skip
-        torch.testing.assert_close(terms[f"kd_{place}"], divergence / 6)
+        torch.testing.assert_close(terms[f"kd_{head}"], divergence / 6)
 
 
 def test_eos_has_a_hard_label_and_no_soft_one() -> None:
@@ -163,7 +163,7 @@ def test_micro_batches_of_one_global_batch_add_up_to_it() -> None:
 @pytest.mark.parametrize(
     ("branch", "name"),
     [("attention", name) for name in sorted(EVERY_TERM)]
-    + [("alignment", f"{kind}_{place}") for kind in ("ctc_pieces", "kd") for place in ("tap3", "final")],
+    + [("alignment", f"{kind}_{head}") for kind in ("ctc_pieces", "kd") for head in ("tap3", "final")],
 )
 def test_a_term_reaches_exactly_the_layers_at_or_below_its_tap(
     branch: str, name: str, is_shared: bool

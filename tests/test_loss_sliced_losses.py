@@ -89,10 +89,10 @@ class LargestTensor(TorchDispatchMode):
 def test_no_tensor_over_the_pieces_exceeds_the_budget(megabytes: float, rows: int) -> None:
     scores, objective, batch = scores_of(torch.float32), ObjectiveConfig(), batch_of()
     with LargestTensor() as largest:
-        places = piece_rows(batch)
-        losses = piece_losses(scores, places, objective, megabytes)
+        rows_of_pieces = piece_rows(batch)
+        losses = piece_losses(scores, rows_of_pieces, objective, megabytes)
         torch.stack(list(losses.values())).sum().backward()
-        best_pieces(scores.at(places.positions), megabytes)
+        best_pieces(scores.at(rows_of_pieces.positions), megabytes)
     assert largest.elements == max(rows, WIDTH) * PIECES  # or the weights, which are there anyway
 
 
@@ -116,6 +116,6 @@ def test_a_loss_appears_where_it_is_weighed_and_taught() -> None:
 
 def test_the_likeliest_piece_is_found_slice_by_slice() -> None:
     scores = scores_of()
-    places = piece_rows(batch_of()).positions
-    expected = scores.logits().argmax(-1).flatten()[places]
-    assert torch.equal(best_pieces(scores.at(places), THREE_ROWS), expected)
+    rows_of_pieces = piece_rows(batch_of()).positions
+    expected = scores.logits().argmax(-1).flatten()[rows_of_pieces]
+    assert torch.equal(best_pieces(scores.at(rows_of_pieces), THREE_ROWS), expected)

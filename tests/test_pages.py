@@ -31,7 +31,7 @@ from teacher_cache.store import write_name
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWING = [ROOT / "README.md", ROOT / "docs" / "usage.md", ROOT / "docs" / "cluster.md"]
-# What was, is told in its own words: old names and settings stay there.
+# What was is described in its own words: old names and settings stay there.
 CURRENT = [page for page in PAGES if page.name not in ("CHANGELOG.md", "experiments.md")]
 README_LINES = 130
 
@@ -91,7 +91,7 @@ def test_every_command_in_prose_exists(page: Path, own_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ("bert2ctc cache biuld demo", "no such command"),
         ("bert2ctc train demo --run-folder a", "No such option"),
@@ -117,14 +117,14 @@ def test_every_command_in_prose_exists(page: Path, own_folder: Path) -> None:
         ("curl https://example.org", "no program"),
     ],
 )
-def test_a_page_that_shows_what_is_not_so_fails(line: str, told: str, own_folder: Path) -> None:
-    with pytest.raises(PageFault, match=told):
+def test_a_page_that_shows_what_is_not_so_fails(line: str, reported: str, own_folder: Path) -> None:
+    with pytest.raises(PageFault, match=reported):
         check_line(shlex.split(line))
 
 
 def test_what_usage_shows_of_caches_runs_and_downloads_is_run(own_folder: Path) -> None:
     plan = plan_of([*passages_named(20), Passage("", "the sea was calm", "")])
-    replaced = {place: f"file://{own_folder}/prefix" for place in SHARED}
+    replaced = {address: f"file://{own_folder}/prefix" for address in SHARED}
     replaced["FINGERPRINT"] = plan.manifest.fingerprint
     ran = []
     for words in lines_of(ROOT / "docs" / "usage.md"):

@@ -64,7 +64,7 @@ def test_splits_of_a_config_replace_those_of_its_base_whole(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         (MINIMAL + "[objectiv]\n", "did you mean 'objective'"),
         (MINIMAL + "[trainer]\nlearning_rat = 1.0\n", "did you mean 'learning_rate'"),
@@ -76,10 +76,10 @@ def test_splits_of_a_config_replace_those_of_its_base_whole(tmp_path: Path) -> N
         ("not toml", "not valid TOML"),
     ],
 )
-def test_a_wrong_config_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_config_is_told_in_one_line(tmp_path: Path, text: str, reported: str) -> None:
     with pytest.raises(PipelineError, match=None) as caught:
         load_config(write(tmp_path, text))
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

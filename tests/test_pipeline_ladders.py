@@ -34,7 +34,7 @@ def test_the_family_has_the_terms_of_its_names() -> None:
     terms = {name: set(objective_weights(c.student)) for name, c in students_of("demo-family").items()}
     ctc = {"ctc", "ctc_tap2", "ctc_tap4"}
     hard, soft, aligned = (
-        {f"{kind}_{place}" for place in ("final", "tap2", "tap4")} for kind in ("ce", "kd", "ctc_pieces")
+        {f"{kind}_{layer}" for layer in ("final", "tap2", "tap4")} for kind in ("ce", "kd", "ctc_pieces")
     )
     assert terms == {
         "ctc": {"ctc"},
@@ -44,6 +44,7 @@ def test_the_family_has_the_terms_of_its_names() -> None:
         "interaed_hard": ctc | hard,
         "aed_kd": ctc | {"ce_final", "kd_final"},
         "interaed_kd": ctc | hard | soft,
+        "teacher_forced_kd": ctc | hard | soft,
         "alignment_kd": ctc | {"ctc_pieces_final", "kd_final"},
         "inter_alignment_kd": ctc | aligned | soft,
     }
@@ -89,7 +90,7 @@ STUDENT = "[students.ctc]"
         (f"config = 'dmeo'\n{STUDENT}", "no config 'dmeo'"),
         ("config = 'demo'", "at least one"),
         ("config = 'demo'\n[students]", "must be tables"),
-        ("config = 'demo'\n[students.'../ctc']", "no path"),
+        ("config = 'demo'\n[students.'../ctc']", "at most 100 letters"),
         ("config = 'demo'\n[students]\nctc = 3", "is not a table"),
         (f"config = 'demo'\n[corpora]\n{STUDENT}", "must be tables"),
         (f"config = 'demo'\n[corpora.'a b']\n{STUDENT}", "name 'a b' must be"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,18 @@ def stand_in(path: Path, script: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ending", "code"), [("exit 75", 75), ("exit 3", 1), ("kill $$", 75), ("kill -9 $$", 1)]
+    ("ending", "code"),
+    [
+        ("exit 75", 75),
+        ("exit 3", 1),
+        ("kill $$", 75),
+        ("kill -HUP $$", 75),
+        ("kill -9 $$", 1),
+        ("exit 143", 75),  # SIGTERM before it could save
+        ("exit 138", 75),
+        ("exit 129", 75),
+        ("exit 130", 1),
+    ],
 )
 def test_only_the_code_for_starting_again_is_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, code: int
@@ -29,11 +41,13 @@ def test_only_the_code_for_starting_again_is_passed_on(
     assert caught.value.exit_code == code
 
 
+@pytest.mark.parametrize("number", ["TERM", "USR1", "HUP"])
 def test_a_queue_s_signals_reach_the_command_that_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     """The stand-in signals us as a queue would, and ends with code 75 once the signal has come back."""
-    script = "trap 'exit 75' USR1\nkill -USR1 $PPID\nwhile true; do sleep 0.05; done"
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    script = f"trap 'exit 75' {number}\nkill -{number} $PPID\nwhile true; do sleep 0.05; done"
     monkeypatch.setattr(commands.sys, "executable", stand_in(tmp_path / "python", script))
     with pytest.raises(CommandFailed) as caught:
         run_command("train", "demo")

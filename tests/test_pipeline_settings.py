@@ -64,7 +64,7 @@ class Table:
     ],
 )
 def test_a_fault_is_told_with_the_value_and_the_limit(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as reported:
         Table(**values)
-    assert message in str(told.value)
+    assert message in str(reported.value)
     assert Table(word=0.25) and Table(word="none", rate=0)

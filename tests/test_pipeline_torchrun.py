@@ -48,8 +48,8 @@ def start(folder: Path, code: int, seconds: float) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (75, 75), (130, 130), (3, 1)])
 def test_the_ranks_exit_code_is_the_command_s(tmp_path: Path, code: int, expected: int) -> None:
     process = start(tmp_path, code, 0.2)
-    told = process.communicate(timeout=90)[1]
-    assert process.returncode == expected, told
+    reported = process.communicate(timeout=90)[1]
+    assert process.returncode == expected, reported
     assert {path.name for path in tmp_path.glob("began-*")} == {"began-0-of-2", "began-1-of-2"}
 
 
@@ -66,8 +66,8 @@ def test_a_signal_to_the_launcher_reaches_every_rank(
             break
         time.sleep(0.1)
     process.send_signal(number)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == expected, told
+    reported = process.communicate(timeout=60)[1]
+    assert process.returncode == expected, reported
     assert {path.name: path.read_text() for path in tmp_path.glob("saved-*")} == {
         "saved-0": number.name,
         "saved-1": number.name,

@@ -103,12 +103,12 @@ def test_every_flipped_byte_is_found_and_nothing_is_published(archive: Path, tmp
     whole = archive.read_bytes()
     draw = random.Random(1)
     ends = [*range(0, 600, 150), len(whole) - 1, len(whole) - 1024]
-    for place in [*ends, *(draw.randrange(len(whole)) for _ in range(12))]:
+    for index in [*ends, *(draw.randrange(len(whole)) for _ in range(12))]:
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << draw.randrange(8)
+        damaged[index] ^= 1 << draw.randrange(8)
         with pytest.raises(CacheError):
             unpack_bytes(bytes(damaged), tmp_path)
-        assert is_untouched(tmp_path), place
+        assert is_untouched(tmp_path), index
 
 
 def test_a_cut_or_lengthened_archive_is_refused(archive: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def planted(archive: Path, change: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         ("link", "a link, folder or device"),
         ("device", "a link, folder or device"),
@@ -164,10 +164,10 @@ def planted(archive: Path, change: str) -> bytes:
     ],
 )
 def test_an_archive_that_reaches_further_is_refused(
-    archive: Path, tmp_path: Path, change: str, told: str
+    archive: Path, tmp_path: Path, change: str, reported: str
 ) -> None:
     root = tmp_path / "deep" / "root"
-    with pytest.raises(CacheError, match=told):
+    with pytest.raises(CacheError, match=reported):
         unpack_bytes(planted(archive, change), root)
     assert not root.exists() or is_untouched(root)
     assert not (tmp_path / "deep" / "escaped").exists()
@@ -232,12 +232,12 @@ def test_an_archive_comes_over_http_and_a_cut_one_is_told_in_one_line(
         done = CliRunner().invoke(main, ["cache", *arguments, "--cache-root", str(tmp_path)])
         return done.exit_code, done.stdout, done.stderr
 
-    code, _, told = run("unpack", f"{server}/cut/cache.tar?signature=secret")
+    code, _, reported = run("unpack", f"{server}/cut/cache.tar?signature=secret")
     assert code == 1 and is_untouched(tmp_path)
-    told_lines = [line for line in told.splitlines() if "Error" in line]
-    assert len(told_lines) == 1 and "nothing was published" in told and "secret" not in told
-    code, _, told = run("unpack", f"{server}/nothing.tar")
-    assert code == 1 and "404" in told and is_untouched(tmp_path)
+    told_lines = [line for line in reported.splitlines() if "Error" in line]
+    assert len(told_lines) == 1 and "nothing was published" in reported and "secret" not in reported
+    code, _, reported = run("unpack", f"{server}/nothing.tar")
+    assert code == 1 and "404" in reported and is_untouched(tmp_path)
     code, out, _ = run("unpack", f"{server}/cache.tar", "--name", "demo", "--json")
     assert code == 0 and json.loads(out)["is_new"] is True
     assert run("info", "demo", "--json")[0] == 0

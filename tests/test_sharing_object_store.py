@@ -98,7 +98,7 @@ def test_a_damaged_object_of_equal_size_is_refused_and_sent_again(
         assert not (root / ".building" / f"{cache.name}.arriving" / name).exists()
         assert push_cache(cache, url).objects_sent == 1
     system.rm_file(f"{prefix}/row/gold_id/c/0")
-    with pytest.raises(CacheError, match="gold_id/c/0: cannot be reached"):
+    with pytest.raises(CacheError, match="gold_id/c/0: cannot be re(ached|ad)"):
         pull(url, tmp_path / "another root")
     assert push_cache(cache, url).objects_sent == 1
     assert pull(url, tmp_path / "root").name == cache.name

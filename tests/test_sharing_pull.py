@@ -129,9 +129,9 @@ def test_a_broken_transfer_is_one_line_and_the_next_pull_goes_on(
     root, url, names = tmp_path / "root", f"{http.url}/a/b", list(contents_of(cache).files)
     broken = "row/top_logprob/c/0/0"
     http.faults[f"a/b/{broken}"] = fault
-    told = error_of(command("pull", url, root=root))
-    assert f"{url}/{broken}: " in told
-    assert {"cut": "cannot be reached", "corrupt": "is damaged", "503": "503"}[fault] in told
+    reported = error_of(command("pull", url, root=root))
+    assert f"{url}/{broken}: " in reported
+    assert {"cut": "cannot be reached", "corrupt": "is damaged", "503": "503"}[fault] in reported
     before = names[: names.index(broken)]
     assert arrived(root, cache) == before and not (root / cache.name).exists()
     http.requests.clear()
@@ -153,8 +153,11 @@ def test_a_stopped_pull_goes_on_and_while_it_runs_a_second_one_is_refused(
     with subprocess.Popen(first, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert http.stalled.wait(240)
-            told = error_of(command("pull", url, root=root))
-            assert f"{cache.name}.lock is held by process {process.pid}" in told and "wait for it" in told
+            reported = error_of(command("pull", url, root=root))
+            assert (
+                f"{cache.name}.lock is held by process {process.pid}" in reported
+                and "wait for it" in reported
+            )
             assert collect_garbage(root, delete=True) == []  # a living pull is no leftover
         finally:
             process.send_signal(ending)
@@ -190,8 +193,8 @@ def test_nothing_is_asked_for_but_listed_files_and_a_signature_goes_with_each(
     assert http.requests == [f"a/b/{name}" for name in expected] and http.queries == {query}
     assert command("verify", "demo", root=tmp_path / "root").exit_code == 0
     http.faults["a/b/manifest.json"] = "403"
-    told = error_of(command("pull", f"{http.url}/a/b?{query}", root=tmp_path / "other"))
-    assert "403" in told and "secret" not in told
+    reported = error_of(command("pull", f"{http.url}/a/b?{query}", root=tmp_path / "other"))
+    assert "403" in reported and "secret" not in reported
 
 
 def test_what_is_no_cache_or_cannot_be_reached_is_one_line(http: HttpFolder, tmp_path: Path) -> None:
@@ -209,14 +212,14 @@ def test_an_unsound_cache_that_came_as_it_was_listed_leaves_nothing(tmp_path: Pa
     (bad / "row/gold_id/c/0").write_bytes((bad / "row/gold_id/c/0").read_bytes()[:-5])
     push_cache(bad, f"file://{tmp_path}/www")
     with served(tmp_path / "www") as http:
-        told = error_of(command("pull", http.url, root=tmp_path / "root"))
-    assert "shard 0: " in told and "ask for a sound copy" in told
+        reported = error_of(command("pull", http.url, root=tmp_path / "root"))
+    assert "shard 0: " in reported and "ask for a sound copy" in reported
     assert is_clean(tmp_path / "root")
 
 
 def test_nothing_is_pushed_over_http(http: HttpFolder, cache: Path) -> None:
-    told = error_of(command("push", cache.name, f"{http.url}/new", root=cache.parent))
-    assert "nothing can be sent over HTTP; push to s3://BUCKET/PREFIX, or to file:///FOLDER" in told
+    reported = error_of(command("push", cache.name, f"{http.url}/new", root=cache.parent))
+    assert "nothing can be sent over HTTP; push to s3://BUCKET/PREFIX, or to file:///FOLDER" in reported
     with pytest.raises(CacheError, match="nothing can be sent"):
         push_cache(cache, f"{http.url}/new")
     assert http.requests == []
@@ -229,8 +232,8 @@ def test_without_its_driver_http_is_one_line_with_the_command(
     monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
     for protocol in ("http", "https"):
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
-    told = error_of(command("pull", "https://host/a", root=tmp_path))
-    assert told.endswith("HTTP needs one more package; install it with `pip install 'bert2ctc[http]'`")
+    reported = error_of(command("pull", "https://host/a", root=tmp_path))
+    assert reported.endswith("HTTP needs one more package; install it with `pip install 'bert2ctc[http]'`")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +245,7 @@ def test_an_archive_over_http_comes_whole_or_not_at_all(
     pack_cache(cache, tmp_path / "cache.tar")
     with served(tmp_path) as http:
         http.faults["cache.tar"] = fault
-        told = error_of(command("unpack", f"{http.url}/cache.tar", root=tmp_path / "root"))
-        assert reason in told and is_clean(tmp_path / "root")
+        reported = error_of(command("unpack", f"{http.url}/cache.tar", root=tmp_path / "root"))
+        assert reason in reported and is_clean(tmp_path / "root")
         assert command("unpack", f"{http.url}/cache.tar", root=tmp_path / "root").exit_code == 0
     assert contents_of(tmp_path / "root" / cache.name) == contents_of(cache)

@@ -16,8 +16,9 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.paths import Roots, prepared_folder, roots_from
 from pipeline.report.inspect_page import inspection_page
-from pipeline.report.inspect_table import inspection_lines, printable
+from pipeline.report.inspect_table import inspection_lines
 from student.data.manifest import Utterance, write_manifest
+from teacher_cache.common.terminal import printable
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage, passages_of
 from teacher_cache.store import TeacherCacheReader, read_manifest, write_name
@@ -62,8 +63,8 @@ def test_figures_are_the_teachers_own(roots: Roots) -> None:
         assert token["piece"] == f"piece{piece}é"
         assert token["probability"] == pytest.approx(np.exp(row[piece]), rel=1e-3)
         ranked = np.argsort(-row[TEACHER.num_special :], kind="stable") + TEACHER.num_special
-        place = ranked.tolist().index(piece) + 1 if piece in ranked else 999
-        assert token["rank"] == (place if place <= 24 else None)
+        rank = ranked.tolist().index(piece) + 1 if piece in ranked else 999
+        assert token["rank"] == (rank if rank <= 24 else None)
         assert [one["piece"] for one in token["candidates"]] == [f"piece{number}é" for number in ranked[:4]]
         kept = sum(one["probability"] for one in token["candidates"])
         assert kept == pytest.approx(np.exp(row[ranked[:4]]).sum(), rel=1e-3)
@@ -72,7 +73,7 @@ def test_figures_are_the_teachers_own(roots: Roots) -> None:
 
 def test_what_is_absent_is_refused_in_one_line(roots: Roots) -> None:
     dev = next(split for split in load_config("demo").data.splits if split != "train")
-    for arguments, told in (
+    for arguments, reported in (
         (["demo", f"{dev}-0"], f"holds no labels for {dev}-0"),
         (["demo", "--text", "never said"], 'holds no labels for "never said"'),
         (["demo", "nobody"], "no utterance nobody in the manifests of config 'demo'"),
@@ -80,7 +81,7 @@ def test_what_is_absent_is_refused_in_one_line(roots: Roots) -> None:
     ):
         done = run(roots, *arguments)
         assert done.exit_code == 1 and done.stdout == ""
-        assert len(done.stderr.splitlines()) == 1 and told in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and reported in done.stderr
     assert run(roots, "demo").exit_code == 2
     assert run(roots, "demo", "--text", " alone  here ").exit_code == 0
 

@@ -134,12 +134,28 @@ def test_a_run_of_older_code_lacks_new_keys_and_still_equals_its_config(roots: R
         claim_run(folder, as_tables(load_config("demo", ["trainer.early_stop_evaluations=3"])), {})
 
 
+def test_error_rates_are_shown_in_per_cent(roots: Roots) -> None:
+    for name, step, rate in (("one", 1200, 0.25), ("other", 7, 0.03125)):
+        folder, _ = started(roots, name, f"trainer.seed={step}")
+        step_path(folder, step).parent.mkdir()
+        step_path(folder, step).touch()
+        mark_best(folder, step, rate)
+    options = ["--runs-root", str(roots.runs), "--cache-root", str(roots.cache)]
+    shown = CliRunner().invoke(main, ["runs", "diff", "one", "other", *options]).stdout.splitlines()
+    assert [line.split() for line in shown[:4]] == [
+        ["one", "other"],
+        ["state", "stopped", "stopped"],
+        ["step", "1,200", "7"],
+        ["best", "WER", "%", "25.00", "3.12"],
+    ]
+
+
 def test_the_commands_speak_json_and_tables(roots: Roots) -> None:
     started(roots, "one")
     started(roots, "other", "trainer.seed=2")
     options = ["--runs-root", str(roots.runs), "--cache-root", str(roots.cache)]
-    told = CliRunner().invoke(main, ["runs", "diff", "one", "other", "--json", *options])
-    assert json.loads(told.stdout)["settings"] == {"trainer.seed": [1, 2]}
+    reported = CliRunner().invoke(main, ["runs", "diff", "one", "other", "--json", *options])
+    assert json.loads(reported.stdout)["settings"] == {"trainer.seed": [1, 2]}
     shown = CliRunner().invoke(main, ["runs", "ls", *options])
     assert shown.exit_code == 0 and "0123456789ab (demo)" in shown.stdout
     assert CliRunner().invoke(main, ["runs", "diff", "one", "none", *options]).exit_code == 1

@@ -150,8 +150,8 @@ def test_a_run_is_held_to_its_cache_before_another_one_is_fetched(
     push_cache(other, f"file://{tmp_path}/elsewhere")
     done = train(folder, tmp_path / "run", tmp_path / "caches", f"file://{tmp_path}/elsewhere")
     assert done.exit_code == 1
-    told = done.stderr.splitlines()[-1]
-    assert f"began with cache {cache.name}, not {other.name} of file://{tmp_path}/elsewhere;" in told
+    reported = done.stderr.splitlines()[-1]
+    assert f"began with cache {cache.name}, not {other.name} of file://{tmp_path}/elsewhere;" in reported
     assert not (tmp_path / "caches").exists()
 
 

@@ -68,10 +68,10 @@ def test_a_run_is_held_to_the_cache_it_began_with(tmp_path: Path) -> None:
     require_same_cache(tmp_path, began.fingerprint, began.fingerprint, began)
     with pytest.raises(
         StudentError, match=r"text 5 passages .*, now 6 .*; masking token, now whole_word"
-    ) as told:
+    ) as reported:
         require_same_cache(tmp_path, began.fingerprint, other.fingerprint, other)
-    assert "\n" not in str(told.value)
-    assert began.fingerprint in str(told.value) and other.fingerprint in str(told.value)
+    assert "\n" not in str(reported.value)
+    assert began.fingerprint in str(reported.value) and other.fingerprint in str(reported.value)
     assert json.loads((tmp_path / CACHE_NAME).read_text())["fingerprint"] == began.fingerprint
     older = tmp_path / "a run without a note"
     require_same_cache(older, other.fingerprint, other.fingerprint, other)

@@ -59,8 +59,8 @@ def test_caches_are_listed_with_names_sizes_and_faults(root: Path) -> None:
 
 
 def test_a_description_is_plain_json(root: Path) -> None:
-    told = json.loads(json.dumps(describe(resolve(root, "demo"))))
-    assert told["teacher"] == "synthetic" and told["passages"] == 3 and told["top_k"] == 24
+    reported = json.loads(json.dumps(describe(resolve(root, "demo"))))
+    assert reported["teacher"] == "synthetic" and reported["passages"] == 3 and reported["top_k"] == 24
 
 
 def test_only_a_fingerprint_removes_a_cache_and_its_names_go_with_it(root: Path) -> None:

@@ -71,16 +71,16 @@ def corpora(draw: st.DrawFn) -> list[Entry]:
 def test_context_is_whole_neighbours_of_the_chapter_as_many_as_fit(entries: list[Entry], budget: int) -> None:
     for entry, passage in zip(entries, passages_of(entries, chapter_config(budget)), strict=True):
         texts = [other.text for other in entries if other.chapter == entry.chapter]
-        place = texts.index(entry.text)
+        here = texts.index(entry.text)
         assert passage.text == entry.text
         words = len(passage.left.split()) + len(passage.right.split())
         assert words <= budget
-        left = next(n for n in range(place + 1) if " ".join(texts[place - n : place]) == passage.left)
+        left = next(n for n in range(here + 1) if " ".join(texts[here - n : here]) == passage.left)
         right = next(
-            n for n in range(len(texts)) if " ".join(texts[place + 1 : place + 1 + n]) == passage.right
+            n for n in range(len(texts)) if " ".join(texts[here + 1 : here + 1 + n]) == passage.right
         )
         # Each side ends at the chapter's edge or where its next neighbour no longer fits.
-        for edge in (place - left - 1, place + right + 1):
+        for edge in (here - left - 1, here + right + 1):
             if 0 <= edge < len(texts):
                 assert len(texts[edge].split()) > budget - words
 

@@ -3,86 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fakes import WORDS, sentences, tiny_bert
+from fakes import sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_teachers import FAMILIES
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import Passage
 from teacher_cache.store.rows import RowBlock
 from teacher_cache.teacher.identity import identify_teacher
-from teacher_cache.teacher.masked_teacher import MaskedTeacher, require_scorable
+from teacher_cache.teacher.masked_teacher import MaskedTeacher
 from teacher_cache.teacher.top_k import rank_logits
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CONFIG = CacheConfig(top_k=8, temperatures=(1.0, 2.5))
 TEXTS = [*sentences(12), "don't", "a", "ship's bread"]
 PASSAGES = [Passage("", text, "") for text in TEXTS]
-
-
-def sharpened(model: torch.nn.Module) -> torch.nn.Module:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4.0)
-    return model
-
-
-def tiny_distilbert(folder: Path) -> Path:
-    from transformers import DistilBertConfig, DistilBertForMaskedLM
-
-    tiny_bert(folder)
-    (folder / "model.safetensors").unlink()
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    torch.manual_seed(1)
-    config = DistilBertConfig(
-        vocab_size=len(tokenizer["model"]["vocab"]),
-        dim=32,
-        n_layers=2,
-        n_heads=2,
-        hidden_dim=64,
-        max_position_embeddings=64,
-    )
-    sharpened(DistilBertForMaskedLM(config)).save_pretrained(folder)
-    return folder
-
-
-def tiny_roberta(folder: Path) -> Path:
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
-
-    folder.mkdir(exist_ok=True)
-    trained = ByteLevelBPETokenizer()
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trained.train_from_iterator([" ".join(WORDS[:25])] * 3, 290, special_tokens=specials, show_progress=False)
-    trained.save_model(str(folder))
-    vocabulary, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
-    RobertaTokenizerFast.from_pretrained(folder, vocab_file=vocabulary, merges_file=merges).save_pretrained(
-        folder
-    )
-    torch.manual_seed(2)
-    config = RobertaConfig(
-        vocab_size=trained.get_vocab_size(), max_position_embeddings=66, pad_token_id=1, **SIZES
-    )
-    sharpened(RobertaForMaskedLM(config)).save_pretrained(folder)
-    return folder
-
-
-FAMILIES: dict[str, Callable[[Path], Path]] = {
-    "bert": tiny_bert,
-    "bert_of_one_layer": partial(tiny_bert, num_layers=1),
-    "distilbert": tiny_distilbert,
-    "roberta": tiny_roberta,
-}
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
@@ -249,68 +190,3 @@ def test_the_length_limit_is_the_one_that_the_identity_records(folder: Path, tea
     assert len(rows) == longest * pieces_per_word
     with pytest.raises(CacheError, match=r"passage 'the the the.*takes \d+ tokens, the teacher reads 64"):
         teacher.tokenizer.encode([Passage("", " ".join(["the"] * (longest + 1)), "")])
-
-
-def copied(source: Path, target: Path) -> Path:
-    shutil.copytree(source, target)
-    return target
-
-
-def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def test_a_teacher_that_yields_nan_is_refused(bert_folder: Path, tmp_path: Path) -> None:
-    def poison(weights: dict[str, torch.Tensor]) -> None:
-        weights["bert.encoder.layer.1.output.dense.bias"][3] = float("nan")
-
-    teacher = MaskedTeacher.load(rewrite_weights(copied(bert_folder, tmp_path / "nan"), poison))
-    with pytest.raises(CacheError, match="NaN or infinity for passage 'sea'"):
-        score(teacher, [Passage("", "sea", "")], CONFIG, 64)
-
-
-def test_a_teacher_without_its_head_is_refused(bert_folder: Path, tmp_path: Path) -> None:
-    def behead(weights: dict[str, torch.Tensor]) -> None:
-        for name in [name for name in weights if name.startswith("cls.predictions.transform")]:
-            del weights[name]
-
-    headless = rewrite_weights(copied(bert_folder, tmp_path / "headless"), behead)
-    for refuse in (MaskedTeacher.load, require_scorable):
-        with pytest.raises(CacheError, match="weights are missing, among them cls.predictions.transform"):
-            refuse(headless)
-
-
-def test_what_can_be_loaded_may_be_planned_with(folder: Path) -> None:
-    require_scorable(folder)
-
-
-def test_a_tokenizer_of_another_model_is_refused(bert_folder: Path, tmp_path: Path) -> None:
-    folder = copied(bert_folder, tmp_path / "mixed")
-    other = tiny_bert(tmp_path / "other", words=["ship", "sea"])
-    for name in ("tokenizer.json", "vocab.txt"):
-        shutil.copy(other / name, folder / name)
-    with pytest.raises(CacheError, match=r"the tokenizer knows \d+ pieces, the model \d+"):
-        MaskedTeacher.load(folder)
-
-
-def test_a_pickled_teacher_is_never_opened(bert_folder: Path, tmp_path: Path) -> None:
-    folder = copied(bert_folder, tmp_path / "pickled")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(CacheError, match="not a masked language model in safetensors"):
-        MaskedTeacher.load(folder)
-
-
-def test_another_family_is_told_which_are_known(bert_folder: Path, tmp_path: Path) -> None:
-    from transformers import ElectraConfig, ElectraForMaskedLM
-
-    folder = copied(bert_folder, tmp_path / "electra")
-    config = ElectraConfig(vocab_size=96, embedding_size=32, max_position_embeddings=64, **SIZES)
-    ElectraForMaskedLM(config).save_pretrained(folder)
-    for refuse in (MaskedTeacher.load, require_scorable):
-        with pytest.raises(CacheError, match=r"'electra' model.*bert, roberta, distilbert"):
-            refuse(folder)

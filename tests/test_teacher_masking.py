@@ -25,7 +25,7 @@ def laid_out(pieces_per_word: list[list[int]]) -> tuple[np.ndarray, np.ndarray, 
 def test_every_character_belongs_to_the_word_that_whitespace_makes(words: list[str], leading: int) -> None:
     text = " " * leading + " ".join(words)
     expected = [index for index, word in enumerate(words) for _ in word]
-    letters = np.array([place for place, character in enumerate(text) if character != " "])
+    letters = np.array([position for position, character in enumerate(text) if character != " "])
     assert words_of_pieces(text, letters).tolist() == expected
 
 
@@ -47,7 +47,7 @@ def test_copies_hide_what_the_policy_says_and_serve_every_wanted_piece_once(
         expected = {(piece,) for piece in np.flatnonzero(wanted)}
     else:
         chosen = {together[piece] for piece in np.flatnonzero(wanted)}
-        expected = {tuple(p for p, place in enumerate(together) if place == key) for key in chosen}
+        expected = {tuple(p for p, group in enumerate(together) if group == key) for key in chosen}
     hidden = [tuple(copies.piece[copies.copy == copy].tolist()) for copy in range(len(copies.passage))]
     assert set(hidden) == expected
     assert len(hidden) == len(expected)

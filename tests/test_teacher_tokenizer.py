@@ -84,6 +84,6 @@ def test_the_driver_of_a_build_loads_no_weights_and_sends_every_shard_its_tokens
 
 def test_a_folder_without_a_tokenizer_is_one_line(bert_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((bert_folder / "config.json").read_text())
-    with pytest.raises(CacheError, match="tokenizer") as told:
+    with pytest.raises(CacheError, match="tokenizer") as reported:
         PassageTokenizer.load(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)

@@ -143,7 +143,7 @@ def test_no_batch_is_without_a_question() -> None:
     tokenizer = make_tokenizer("words", 0, None, ["the sea"])
     masks = SeededMasks(tokenizer=tokenizer, seed=1, mlm_probability=0.05)
     the_sea = np.array(tokenizer("the sea")["input_ids"], dtype=np.int32)
-    assert all((masks([(place, the_sea)])["labels"] != -100).any() for place in range(50))
+    assert all((masks([(index, the_sea)])["labels"] != -100).any() for index in range(50))
 
 
 def test_the_order_visits_every_sentence_once_per_epoch_in_batches_of_like_length() -> None:

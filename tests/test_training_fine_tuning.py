@@ -90,7 +90,7 @@ def test_a_run_without_decoders_and_with_other_taps_begins_from_one_with_them(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"num_layers": 3}, "conformer.num_layers 2, here 3"),
         ({"feed_forward_dim": 64}, "conformer.feed_forward_dim 128, here 64"),
@@ -98,10 +98,10 @@ def test_a_run_without_decoders_and_with_other_taps_begins_from_one_with_them(
     ],
 )
 def test_another_encoder_is_refused_and_named(
-    first: TrainingJob, tmp_path: Path, changes: dict[str, Any], told: str
+    first: TrainingJob, tmp_path: Path, changes: dict[str, Any], reported: str
 ) -> None:
     tuned = frozen(first, tmp_path, initial_checkpoint=str(first.run_dir))
-    with pytest.raises(StudentError, match=told):
+    with pytest.raises(StudentError, match=reported):
         train(replace(tuned, config=with_conformer(tuned.config, **changes)))
     assert saved_steps(tmp_path) == []
 
@@ -230,9 +230,9 @@ def test_out_of_memory_is_one_line_with_the_seconds_and_the_setting(job: Trainin
     run = run_of(replace(job, config=tiny_config(threads=0)), tmp_path)
     with pytest.raises(
         StudentError, match=r"a batch of \d+ s \(\d+ x .*micro_batch_seconds \(now 8\)"
-    ) as told:
+    ) as reported:
         probe_memory(run.model, run.sampler, 0, run.data.train.speech, run.config, too_large)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
     speech = run.data.train.speech
     (single,) = load_batches(speech, [[(0, 0)]])
     with pytest.raises(StudentError, match=r"\(1 x .*lower data\.max_seconds"):

@@ -54,8 +54,8 @@ def test_micro_batches_add_up_and_the_graph_is_left_for_the_step() -> None:
 def test_a_branch_scaled_so_has_the_share_that_was_asked_for(share: float) -> None:
     scale = scale_for(share, products_of(TINY), LAYERS)
     assert scale is not None
-    told = figures(products_of(TINY, scale=scale), LAYERS, 1.0)
-    assert told["share_all"] == pytest.approx(share, rel=1e-4)
+    reported = figures(products_of(TINY, scale=scale), LAYERS, 1.0)
+    assert reported["share_all"] == pytest.approx(share, rel=1e-4)
     assert figures(products_of(TINY), LAYERS, scale)["share_all"] == pytest.approx(share, rel=1e-4)
 
 
@@ -63,14 +63,16 @@ def test_without_a_branch_nothing_is_scaled_and_no_figure_invented() -> None:
     settings = replace(TINY, objective=replace(TINY.objective, ctc_weight=1.0, distillation_weight=0.0))
     products = products_of(settings)
     assert scale_for(0.3, products, LAYERS) is None
-    told = figures(products, LAYERS, 1.0)
-    assert told["share_all"] == 0 and not any(name.startswith(("norm_hard", "cosine")) for name in told)
+    reported = figures(products, LAYERS, 1.0)
+    assert reported["share_all"] == 0 and not any(
+        name.startswith(("norm_hard", "cosine")) for name in reported
+    )
 
 
 def test_cosines_are_between_the_parts_and_every_term_has_one_part() -> None:
-    told = figures(products_of(TINY), LAYERS, 2.0)
-    assert all(-1.001 <= value <= 1.001 for name, value in told.items() if name.startswith("cosine"))
-    assert {"cosine_ctc_hard_tap1", "cosine_hard_soft_final", "cosine_ctc_soft_all"} <= told.keys()
+    reported = figures(products_of(TINY), LAYERS, 2.0)
+    assert all(-1.001 <= value <= 1.001 for name, value in reported.items() if name.startswith("cosine"))
+    assert {"cosine_ctc_hard_tap1", "cosine_hard_soft_final", "cosine_ctc_soft_all"} <= reported.keys()
     parts = {
         "ctc": "ctc",
         "ctc_tap3": "ctc",

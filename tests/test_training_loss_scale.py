@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training_trainer import figures_of
-from tiny_run import ctc_alone, tiny_job
+from tiny_run import ctc_alone, figures_of, tiny_job
 from torch.amp.grad_scaler import GradScaler
 
 from student.errors import StudentError

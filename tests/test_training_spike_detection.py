@@ -7,8 +7,7 @@ from math import inf, nan
 from pathlib import Path
 
 import pytest
-from test_training_trainer import figures_of
-from tiny_run import ctc_alone, multiplied, tiny_job
+from tiny_run import ctc_alone, figures_of, multiplied, tiny_job
 
 from student.data.dataset import SpeechBatch
 from student.errors import StudentError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -120,9 +121,9 @@ def test_the_first_time_everything_is_made(road: Road) -> None:
 @pytest.mark.parametrize(
     ("arguments", "roots", "says_reused"),
     [
-        (("data", "prepare"), "data runs", lambda told: told["is_reused"]),
-        (("cache", "build"), "data cache runs", lambda told: told["is_reused"] and told["rows_scored"] == 0),
-        (("train",), "data cache runs", lambda told: told["already_finished"]),
+        (("data", "prepare"), "data runs", lambda done: done["is_reused"]),
+        (("cache", "build"), "data cache runs", lambda done: done["is_reused"] and done["rows_scored"] == 0),
+        (("train",), "data cache runs", lambda done: done["already_finished"]),
     ],
 )
 def test_the_second_time_nothing_is_done_and_nothing_changes(
@@ -186,10 +187,10 @@ def test_the_student_is_trained_without_the_teacher_s_files(road: Road) -> None:
 
 def test_a_recording_is_transcribed_as_evaluation_heard_it(road: Road) -> None:
     recording = sorted((road.folder / "data" / "tones" / "dev").rglob("*.flac"))[0]
-    told = road.json("transcribe", "tones", str(recording), roots="runs")
+    result = road.json("transcribe", "tones", str(recording), roots="runs")
     lines = (road.folder / "runs" / "tones" / "evaluation" / "dev.hyp.trn").read_text().splitlines()
     heard = {line.rsplit(" (", 1)[1][:-1]: line.rsplit(" (", 1)[0] for line in lines}
-    assert told["transcripts"] == [{"audio": str(recording), "text": heard[recording.stem]}]
+    assert result["transcripts"] == [{"audio": str(recording), "text": heard[recording.stem]}]
 
 
 def test_a_model_is_exported_once_and_transcribes_as_its_run(road: Road) -> None:
@@ -197,8 +198,8 @@ def test_a_model_is_exported_once_and_transcribes_as_its_run(road: Road) -> None
     folder = str(road.folder / "exported")
     assert not road.json("export", "tones", folder, roots="runs")["is_reused"]
     assert road.json("export", "tones", folder, roots="runs")["is_reused"]
-    told = [road.json("transcribe", run, str(recording), roots="runs") for run in ("tones", folder)]
-    assert told[0] == told[1]
+    result = [road.json("transcribe", run, str(recording), roots="runs") for run in ("tones", folder)]
+    assert result[0] == result[1]
 
 
 def test_an_average_is_evaluated_beside_the_run_s_own_figures(road: Road) -> None:
@@ -214,9 +215,9 @@ def test_an_average_is_evaluated_beside_the_run_s_own_figures(road: Road) -> Non
 def test_a_dry_run_says_what_training_takes_and_writes_nothing(road: Road) -> None:
     before = sorted(path for path in road.folder.rglob("*") if "scratch" not in path.parts)
     run = str(road.folder / "runs" / "planned")
-    told = road.json("train", str(road.config), "--dry-run", "--run-dir", run, roots="data cache runs")
-    assert told["steps"] == 12 and told["parameters"] > told["inference_parameters"] > 0
-    assert told["free_megabytes"] > told["disk_megabytes"] > 0
+    result = road.json("train", str(road.config), "--dry-run", "--run-dir", run, roots="data cache runs")
+    assert result["steps"] == 12 and result["parameters"] > result["inference_parameters"] > 0
+    assert result["free_megabytes"] > result["disk_megabytes"] > 0
     assert sorted(path for path in road.folder.rglob("*") if "scratch" not in path.parts) == before
     result = road.run("train", str(road.config), "--dry-run", "--run-dir", run, roots="data cache runs")
     assert all(word in result.stdout for word in ("parameters", "memory", "steps", "time", "disk"))
@@ -232,8 +233,8 @@ def test_a_fine_tuned_run_keeps_in_its_record_what_it_began_from(road: Road) -> 
     assert record["initial"]["checkpoint"] == f"{initial}/final.pt" and len(record["initial"]["sha256"]) == 64
     assert record["result"]["initial_checkpoint"] == initial
     assert record["result"]["stopped_early"] is trained["stopped_early"]
-    told = road.json("runs", "diff", "tones", "tuned", roots="runs cache")
-    assert told["settings"] == {
+    result = road.json("runs", "diff", "tones", "tuned", roots="runs cache")
+    assert result["settings"] == {
         "trainer.early_stop_evaluations": [0, 1],
         "trainer.initial_checkpoint": ["", initial],
     }
@@ -245,7 +246,7 @@ def start_training(road: Road, run: Path, *settings: str) -> subprocess.Popen[st
     """A training in a process and a process group of its own."""
     roots = [part for name in ("data", "cache", "runs") for part in (f"--{name}-root", road.options[name])]
     chosen = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, "-m", "pipeline.cli", "train", str(road.config), "--run-dir", str(run)]
+    command = [sys.executable, "-m", "pipeline", "train", str(road.config), "--run-dir", str(run)]
     return subprocess.Popen(
         [*command, *chosen, *roots], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -325,7 +326,7 @@ def test_a_missing_cache_is_one_line_with_the_next_command(road: Road, tmp_path:
     )
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
-    assert "make teacher-cache CONFIG=" in result.stderr
+    assert f"`bert2ctc cache build {shlex.quote(str(road.config))} --" in result.stderr
     assert not (tmp_path / "run").exists()
 
 

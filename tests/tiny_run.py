@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 from fakes import WORDS, sentences, write_corpus
 from synthetic_cache import SyntheticTeacher, make, plan_of
@@ -22,6 +27,7 @@ from student.config import (
 from student.data.manifest import Utterance, read_manifest, write_manifest
 from student.data.units import train_units
 from student.loss.objective import Objective
+from student.training.log import RunLog
 from student.training.trainer import TrainingJob
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import Passage, passages_of
@@ -29,6 +35,7 @@ from teacher_cache.passages import Passage, passages_of
 CACHE_CONFIG = CacheConfig(top_k=8)
 CTC_ALONE = ObjectiveConfig(ctc_weight=1.0, distillation_weight=0.0)
 DISTILLED = ObjectiveConfig(top_k=6)
+TIMED = {"audio_seconds_per_second", "data_wait_seconds"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,8 @@ class WordTeacher(SyntheticTeacher):
         ]
 
     def gold(self, passage: Passage) -> np.ndarray:
-        places = {word: place for place, word in enumerate(dict.fromkeys(WORDS))}
-        return np.array([self.num_special + places[word] for word in passage.text.split()])
+        index = {word: number for number, word in enumerate(dict.fromkeys(WORDS))}
+        return np.array([self.num_special + index[word] for word in passage.text.split()])
 
     def logprobs(self, passage: Passage) -> np.ndarray:
         logits = super().logprobs(passage)
@@ -156,3 +163,22 @@ def multiplied(objective: Objective, factor: float) -> Objective:
     """The same with loss and terms times a factor, as a batch that explodes or is no number gives."""
     terms = {name: term * factor for name, term in objective.terms.items()}
     return replace(objective, loss=objective.loss * factor, terms=terms)
+
+
+def figures_of(run_dir: Path, kind: str = "train") -> list[dict[str, Any]]:
+    """The entries of that kind in metrics.jsonl, without what a clock decides."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+    return [{name: value for name, value in entry.items() if name not in TIMED} for entry in entries]
+
+
+def send_at_step(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, step: int) -> None:
+    """Have the process signal itself while it logs that training step."""
+    original = RunLog.figures
+
+    def figures(log: RunLog, at_step: int, kind: str, values: Mapping[str, float]) -> None:
+        original(log, at_step, kind, values)
+        if kind == "train" and at_step == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunLog, "figures", figures)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.console import say
-from pipeline.corpus.http import Patience, fetch, has_checksum
+from pipeline.corpus.http import LOCAL, Patience, fetch, has_checksum
 from pipeline.corpus.openslr import OPENSLR_URL, TABLE, Archive
 from pipeline.corpus.read import AUDIO_SUFFIXES
 from pipeline.errors import PipelineError
@@ -79,12 +79,13 @@ def download(
 ) -> DownloadPlan:
     """Fetch, verify and extract the named subsets; the plan that was carried out.
 
-    base_url : a mirror that holds all files in one folder; "" for openslr.org
+    base_url : a mirror that holds all files in one folder, by URL or by path; "" for openslr.org
     Subsets land in `<data root>/LibriSpeech/<name>`, plain files in `<data root>/text`. What is whole
     already is left alone, and an interrupted download goes on where it stopped. Raises PipelineError
     where it does not fit, cannot be fetched, or is not what its checksum says.
     """
     plan = plan_download(names, data_root, table)
+    addresses = {name: _address(base_url, table[name]) for name in plan.names}
     say(plan.describe())
     if plan.names and plan.needed_bytes > plan.free_bytes:
         raise PipelineError(
@@ -93,14 +94,24 @@ def download(
         )
     for name in plan.names:
         archive = table[name]
-        url = f"{base_url.rstrip('/')}/" if base_url else f"{OPENSLR_URL}{archive.folder}/"
         with _claimed(_partial(data_root, archive)) as partial:
             if _is_whole(name, data_root, archive):  # another process was quicker
                 continue
-            _fetch_verified(url + archive.file, partial, archive, patience or Patience())
+            _fetch_verified(addresses[name], partial, archive, patience or Patience())
             _put_in_place(name, partial, data_root, archive)
         say(f"{name}: whole in {_target(name, data_root, archive)}")
     return plan
+
+
+def _address(base_url: str, archive: Archive) -> str:
+    """The URL of an archive's file; PipelineError for a mirror of a kind that is not read."""
+    if not base_url:
+        return f"{OPENSLR_URL}{archive.folder}/{archive.file}"
+    if "://" not in base_url:
+        return (Path(base_url).absolute() / archive.file).as_uri()
+    if not base_url.startswith(("http://", "https://", LOCAL)):
+        raise PipelineError(f"--base-url {base_url}: give a folder, or http://, https:// or file:///FOLDER")
+    return f"{base_url.rstrip('/')}/{archive.file}"
 
 
 def _fetch_verified(url: str, partial: BinaryIO, archive: Archive, patience: Patience) -> None:

@@ -1,4 +1,4 @@
-"""One file over HTTP onto disk: broken transfers go on where they stopped, and the checksum decides."""
+"""One file over HTTP, or from a disk: broken transfers go on where they stopped, and the checksum decides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import BinaryIO
 from pipeline.errors import PipelineError
 from teacher_cache.common.progress import Advance, progress
 from teacher_cache.common.sizes import MEGABYTE, megabytes
+from teacher_cache.common.web import open_url
 
+LOCAL = "file://"
 _BLOCK_BYTES = 1 << 18
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # no retry mends them
 
@@ -37,8 +39,8 @@ def fetch(url: str, partial: BinaryIO, expected_bytes: int, patience: Patience) 
     """Append to `partial` (open for reading and writing) what is missing of the file at `url`.
 
     Goes on from the bytes that are there by an HTTP range, and starts over where the server sends the
-    whole file instead. Raises PipelineError when the server refuses, or when its patience is over;
-    what came is kept.
+    whole file instead. Raises PipelineError when the server refuses, when its patience is over, or where a
+    file:// address cannot be read; what came is kept.
     """
     have = partial.seek(0, 2)
     failures = 0
@@ -59,7 +61,11 @@ def fetch(url: str, partial: BinaryIO, expected_bytes: int, patience: Patience) 
             except (OSError, http.client.HTTPException, _Unusable) as error:
                 if getattr(error, "errno", None) in _DISK_FAULTS:
                     raise
-                reason = str(error) or type(error).__name__
+                reason = _reason(error)
+                if url.startswith(LOCAL):  # a disk mends nothing within the pauses of a network
+                    raise PipelineError(
+                        f"{url}: cannot be read ({reason}); see the path given as --base-url"
+                    ) from None
             now = partial.seek(0, 2)
             failures = 0 if now > have else failures + 1
             have = now
@@ -84,6 +90,12 @@ def has_checksum(partial: BinaryIO, checksum: str) -> bool:
     return digest.hexdigest() == expected
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong in words; urllib wraps the error of the system in one of its own."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
 def _append(url: str, partial: BinaryIO, advance: Advance, timeout_seconds: float) -> bool:
     """One request; True when the file is complete."""
     have = partial.seek(0, 2)
@@ -91,7 +103,7 @@ def _append(url: str, partial: BinaryIO, advance: Advance, timeout_seconds: floa
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=timeout_seconds)
+        response = open_url(request, timeout_seconds)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing lies beyond what we have: complete, unless it is too long
             error.close()

@@ -62,6 +62,9 @@ def prepare(
     Raises PipelineError where the folder was prepared from other inputs, and where items are bad and
     `leave_out_bad` is False; their reasons then lie in `<output_dir>.bad-items.tsv`.
     """
+    corpus = data_root / config.data.corpus
+    if config.demo_corpus is not None and not corpus.is_dir():
+        raise PipelineError(f"{corpus}: no such folder; make the corpus with `bert2ctc data demo`")
     raw, bad = _read(config, data_root)
     identity = _identity(config, raw, data_root)
     if output_dir.exists():
@@ -161,7 +164,7 @@ def _refusal(bad: Sequence[BadItem], output_dir: Path) -> PipelineError:
     count = len({(item.split, item.id) for item in bad})
     return PipelineError(
         f"{count} bad utterances ({counts_by_reason(bad)}), each named "
-        f"in {report}; mend them, or leave them out: `bert2ctc data prepare ... --leave-out-bad`"
+        f"in {report}; mend them, or leave them out: `bert2ctc data prepare --leave-out-bad`"
     )
 
 

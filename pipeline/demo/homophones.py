@@ -247,7 +247,7 @@ def _chance(sites: Sequence[Site]) -> float:
 def _read_trn(path: Path) -> dict[str, str]:
     """Text by utterance id; a line is `text (id)`."""
     if not path.is_file():
-        raise PipelineError(f"{path}: no such file; run `bert2ctc evaluate` on this split first")
+        raise PipelineError(f"{path}: no such file; evaluate this run on this split first")
     texts = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         text, _, utterance_id = line.rpartition("(")

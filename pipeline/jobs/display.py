@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from pipeline.console import say
 from teacher_cache.common.progress import read_plain_line
+from teacher_cache.common.terminal import Screen, printable
 
 Tell = Callable[[str, str], None]  # (name, line); an empty line: nothing more comes from there
 
@@ -22,13 +25,13 @@ def told_apart() -> Iterator[Tell]:
         yield lambda name, line: say(f"{name}: {line}") if line else None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True, highlight=False)) as bars:
+    with Progress(*columns, console=Console(file=cast("IO[str]", Screen()), highlight=False)) as bars:
         yield Bars(bars).tell
 
 
@@ -45,17 +48,17 @@ class Bars:
             if name in self._tasks:
                 self._bars.remove_task(self._tasks.pop(name))
             return
-        told = read_plain_line(line)
-        if told is None:
-            self._bars.console.print(f"{name}: {line}", markup=False, soft_wrap=True)
+        plain = read_plain_line(line)
+        if plain is None:
+            self._bars.console.print(Text(printable(f"{name}: {line}")), soft_wrap=True)
             return
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task("", visible=False, note="")
         self._bars.update(
             self._tasks[name],
-            description=f"{name}: {told.title}",
-            completed=told.done,
-            total=told.total,
-            note=told.note,
+            description=printable(f"{name}: {plain.title}"),
+            completed=plain.done,
+            total=plain.total,
+            note=printable(plain.note),
             visible=True,
         )

@@ -53,7 +53,7 @@ def run_side_by_side(chains: Mapping[str, Chain], places: Sequence[Place]) -> di
 
 def _failure(pool: _Pool) -> CommandFailed:
     ends = [
-        f"{name} ended with code {code} in `bert2ctc {arguments[0]}`"
+        f"{name} ended with code {code} in `bert2ctc {shlex.join(arguments)}`"
         for name, (code, arguments) in pool.failed.items()
     ]
     others = ", ".join(name for name in pool.unfinished if name not in pool.failed)

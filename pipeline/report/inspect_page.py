@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.report.inspect_table import certainty, percent, printable
+from pipeline.report.inspect_table import certainty, percent
+from teacher_cache.common.terminal import printable
 from teacher_cache.store import Manifest
 from teacher_cache.store.inspection import InspectedPassage, InspectedToken
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from teacher_cache.common.terminal import printable
 from teacher_cache.store.inspection import InspectedPassage, InspectedToken
 
 LIKELY = 0.5
@@ -18,8 +19,8 @@ def inspection_lines(inspected: Sequence[InspectedPassage]) -> list[str | Table]
     lines: list[str | Table] = []
     for shown in inspected:
         context = [f"left: {shown.passage.left}", f"right: {shown.passage.right}"]
-        lines += [printable(f"{shown.name}: {shown.passage.text}")]
-        lines += [printable(line) for line in context if not line.endswith(": ")]
+        lines.append(f"{shown.name}: {shown.passage.text}")
+        lines += [line for line in context if not line.endswith(": ")]
         lines.append(_table(shown))
     return lines
 
@@ -34,14 +35,6 @@ def certainty(probability: float) -> str:
 def percent(probability: float) -> str:
     """Per cent, with figures enough to tell small ones apart."""
     return f"{100 * probability:.1f}" if probability >= 0.001 else f"{100 * probability:.0e}"
-
-
-def printable(text: str) -> str:
-    """The text with control characters written out: a piece must not steer the terminal."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 _COLOURS = {"likely": "green", "possible": "yellow", "surprising": "red"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def wer_interval(run: Path, split: str, utterances: Sequence[Utterance]) -> tupl
     heard = {line.rpartition("(")[2].removesuffix(")"): line.rpartition("(")[0].strip() for line in lines}
     missing = [utterance.id for utterance in utterances if utterance.id not in heard]
     if missing:
-        raise PipelineError(f"{path}: holds no {missing[0]}; run `bert2ctc evaluate` on this split again")
+        raise PipelineError(
+            f"{path}: holds no {missing[0]}; measure it again with "
+            f"`bert2ctc evaluate {shlex.quote(str(run))} --split {shlex.quote(split)}`"
+        )
     counted = [jiwer.process_words(utterance.text, heard[utterance.id]) for utterance in utterances]
     errors = [each.substitutions + each.deletions + each.insertions for each in counted]
     words = [len(utterance.text.split()) for utterance in utterances]

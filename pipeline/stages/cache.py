@@ -12,6 +12,7 @@ from pipeline.console import Report, say, table
 from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
 from pipeline.paths import Roots, prepared_folder, teacher_folder
+from pipeline.report.facts_table import facts_tables
 from pipeline.report.quality_plot import plot_mass
 from student.data.manifest import read_manifest
 from teacher_cache import store
@@ -27,8 +28,9 @@ def build_teacher_cache(
 ) -> Report:
     """Score every token of the config's splits once, or name the published cache that covers them.
 
-    name : what will mean the cache, "" for the config's own name
+    name : what will mean the cache, "" for the config's own name; checked before any work
     """
+    store.require_name(name or config.name)
     from student.training.device import choose_device
     from teacher_cache.build.estimate import preview_build
     from teacher_cache.build.quality import quality_lines
@@ -50,7 +52,7 @@ def build_teacher_cache(
     if dry_run:
         preview = asdict(preview_build(request, say))
         preview["covered_by"] = preview["covered_by"] and str(preview["covered_by"])
-        return Report(preview, _facts(preview))
+        return Report(preview, facts_tables(preview))
     result = build_cache(request, say)
     facts = {**asdict(result), "path": str(result.path), "is_reused": result.reused}
     done = f"{result.rows_scored:,} rows scored, {result.rows_reused:,} reused in {result.seconds:.0f} s"
@@ -75,7 +77,7 @@ def list_teacher_caches(roots: Roots) -> Report:
         )
         found.append({"fingerprint": entry.fingerprint, "names": list(entry.names), "bytes": entry.num_bytes})
     if not rows:
-        return Report({"caches": []}, [f"no cache below {roots.cache}; make one with `make teacher-cache`"])
+        return Report({"caches": []}, [f"no cache below {roots.cache}; make one with `bert2ctc cache build`"])
     return Report(
         {"caches": found}, [table("", ["fingerprint", "names", "teacher", "rows", "K", "MB"], rows)]
     )
@@ -84,7 +86,7 @@ def list_teacher_caches(roots: Roots) -> Report:
 def describe_cache(reference: str, roots: Roots, plot: Path | None = None) -> Report:
     """What one cache holds; `plot` names an image file for the mass kept over K."""
     described = store.describe(store.resolve(roots.cache, reference))
-    lines = _facts(described)
+    lines = facts_tables(described)
     if plot is not None:
         plot_mass(described["quality"], described["fingerprint"], plot)
         lines = [*lines, f"plot: {plot}"]
@@ -97,17 +99,20 @@ def verify_teacher_cache(
     """Every fault of a cache; none is a good answer.
 
     recompute : share of the config's passages to score again with its teacher, "0.1%" or "0.001"
+    config_name : that config; "" for the one that the reference names
     """
     from teacher_cache.store.verify import verify_cache
 
     path = store.resolve(roots.cache, reference)
+    config = None if recompute is None else _config_of(reference, config_name)
+    share = None if recompute is None else _share(recompute)
     started = time.monotonic()
     with progress("verifying", total=store.read_manifest(path).layout.num_shards, unit="shards") as advance:
         faults = verify_cache(path, progress=advance)
     lines = faults or [f"{path}: every row, table and receipt is as it was written"]
     result: dict[str, Any] = {"path": str(path), "faults": faults}
-    if recompute is not None and not faults:
-        result["recomputed"], line = _recomputed(path, load_config(config_name, ()), roots, _share(recompute))
+    if config is not None and share is not None and not faults:
+        result["recomputed"], line = _recomputed(path, config, roots, share)
         result["faults"] = list(result["recomputed"]["faults"])
         lines = [*lines, *result["faults"], line]
     return Report(result | {"seconds": time.monotonic() - started}, lines)
@@ -131,6 +136,15 @@ def _recomputed(
     return asdict(report), line
 
 
+def _config_of(reference: str, config_name: str) -> ExperimentConfig:
+    try:
+        return load_config(config_name or reference)
+    except PipelineError as error:
+        if config_name:
+            raise
+        raise PipelineError(f"{error}; whose texts and teacher are meant is said with --config") from None
+
+
 def _share(text: str) -> float:
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -151,7 +165,3 @@ def collect_cache_garbage(roots: Roots, delete: bool) -> Report:
     if paths and not delete:
         lines.append("delete them with `bert2ctc cache gc --yes`")
     return Report({"leftovers": paths, "deleted": delete}, lines)
-
-
-def _facts(facts: dict[str, Any]) -> list[str]:
-    return [f"{label}: {value}" for label, value in facts.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -54,7 +55,8 @@ def make_demo_corpus(config: ExperimentConfig, roots: Roots) -> Report:
 
     if config.demo_corpus is None:
         raise PipelineError(
-            f"config {config.name!r} has no [demo_corpus]; use `bert2ctc data download --config`"
+            f"config {config.name!r} has no [demo_corpus]; use "
+            f"`bert2ctc data download --config {shlex.quote(config.reference)}`"
         )
     started = time.monotonic()
     made = make_corpus(config.demo_corpus, roots.data / config.data.corpus)

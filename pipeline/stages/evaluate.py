@@ -31,7 +31,7 @@ def evaluate_run(
 
     record = read_record(run_dir)
     if record is None:
-        raise PipelineError(f"{run_dir}: no run is recorded there; train one with `make train`")
+        raise PipelineError(f"{run_dir}: no run is recorded there; train one with `bert2ctc train`")
     prepared = Path(record["prepared"])
     known = [name for name in record["config"]["data"]["splits"] if name != "train"]
     unknown = set(splits) - set(known) - {"train"}

@@ -28,7 +28,7 @@ def list_runs(roots: Roots) -> Report:
             facts["run"],
             facts["state"],
             f"{facts['step']:,} / {facts['max_steps']:,}",
-            "-" if facts["best_wer"] is None else f"{100 * facts['best_wer']:.2f}",
+            _percent(facts["best_wer"]),
             "-" if facts["best_step"] is None else f"{facts['best_step']:,}",
             _shown_cache(facts),
         ]
@@ -37,14 +37,14 @@ def list_runs(roots: Roots) -> Report:
     lines: list[Any] = [table("", ["run", "state", "step", "best WER %", "at step", "cache"], rows)]
     lines += [f"{facts['run']} failed: {facts['error']}" for facts in runs if facts["error"]]
     if not runs:
-        lines = [f"no runs below {roots.runs}; train one with `make train`"]
+        lines = [f"no runs below {roots.runs}; train one with `bert2ctc train`"]
     return Report({"runs": runs}, lines)
 
 
 def diff_runs(one: Path, other: Path, roots: Roots) -> Report:
     """What two runs differ in: settings, cache, versions and code; and how each fares."""
     records = [_record(folder) for folder in (one, other)]
-    facts = [run_facts(folder, roots) for folder in (one, other)]
+    facts = [entry for folder in (one, other) if (entry := run_facts(folder, roots)) is not None]
     left, right = (with_defaults(record["config"]) for record in records)
     settings = differences(left, right)
     left, right = ({key: record.get(key) for key in _CODE} for record in records)
@@ -54,10 +54,11 @@ def diff_runs(one: Path, other: Path, roots: Roots) -> Report:
         "{key}: {old} -> {new}",
     )
     heads = [
-        [name, *("-" if entry is None or entry[name] is None else str(entry[name]) for entry in facts)]
-        for name in ("state", "step", "best_wer")
+        ["state", *(entry["state"] for entry in facts)],
+        ["step", *(f"{entry['step']:,}" for entry in facts)],
+        ["best WER %", *(_percent(entry["best_wer"]) for entry in facts)],
     ]
-    lines: list[Any] = [table("", ["", str(one), str(other)], heads), *rows]
+    lines: list[Any] = [table("", ["", *(entry["run"] for entry in facts)], heads), *rows]
     lines += [] if settings else ["no setting differs"]
     pairs = [{key: list(pair) for key, pair in found.items()} for found in (settings, about)]
     return Report({"runs": facts, "settings": pairs[0], "other": pairs[1]}, lines)
@@ -124,6 +125,10 @@ def _names(cache_root: Path, fingerprint: str) -> list[str]:
 def _shown_cache(facts: Mapping[str, Any]) -> str:
     short = facts["cache"][:_SHOWN_FINGERPRINT]
     return f"{short} ({', '.join(facts['cache_names'])})" if facts["cache_names"] else short or "none"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def _shown(value: Any) -> str:

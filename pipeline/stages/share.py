@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,10 +35,11 @@ def pack_teacher_cache(reference: str, file: Path, roots: Roots) -> Report:
 
 
 def unpack_teacher_cache(source: str, name: str, roots: Roots) -> Report:
-    """The cache of an archive, published."""
+    """The cache of an archive, published; under a name too, which is checked before anything is read."""
     from teacher_cache.sharing.archive import unpack_archive
     from teacher_cache.sharing.transport import opened, redacted
 
+    _require_name(name)
     with opened(source) as incoming:
         arrival = unpack_archive(incoming, redacted(source), roots.cache, say, partial(_bar, "unpacking"))
     return _arrived(arrival, name, roots)
@@ -53,13 +55,14 @@ def push_teacher_cache(reference: str, url: str, roots: Roots) -> Report:
         pushed = push_cache(path, url, count)
     result = {**asdict(pushed), "seconds": time.monotonic() - started}
     sent = f"{pushed.objects_sent:,} objects sent, {pushed.objects_kept:,} were there already"
-    return Report(result, [f"{pushed.url}: {sent}", f"next: bert2ctc cache pull {pushed.url}"])
+    return Report(result, [f"{pushed.url}: {sent}", f"next: `bert2ctc cache pull {shlex.quote(pushed.url)}`"])
 
 
 def pull_teacher_cache(url: str, name: str, roots: Roots) -> Report:
-    """The cache below a prefix, published; an interrupted pull goes on."""
+    """The cache below a prefix, published as by `unpack_teacher_cache`; an interrupted pull goes on."""
     from teacher_cache.sharing.object_store import pull_cache
 
+    _require_name(name)
     arrival = pull_cache(url, roots.cache, say, partial(_bar, "pulling"))
     return _arrived(arrival, name, roots)
 
@@ -89,6 +92,11 @@ def _sound(reference: str, roots: Roots) -> Path:
     if report.result["faults"]:
         raise PipelineError(f"{report.result['path']}: {report.result['faults'][0]}; it cannot be shared")
     return Path(report.result["path"])
+
+
+def _require_name(name: str) -> None:
+    if name:
+        store.require_name(name)
 
 
 def _arrived(arrival: ReceivedCache, name: str, roots: Roots) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -49,7 +50,9 @@ def train_student(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_r
     early = ", stopped early" if result["stopped_early"] else ""
     wer = "" if result["dev_wer"] is None else f", dev WER {result['dev_wer']:.2%}"
     line = f"{run_dir}: {done}: {result['steps']:,} steps in {result['seconds']:.0f} s{wer}{early}"
-    return Report({**result, "run": str(run_dir)}, [line, f"next: bert2ctc evaluate {run_dir}"])
+    return Report(
+        {**result, "run": str(run_dir)}, [line, f"next: `bert2ctc evaluate {shlex.quote(str(run_dir))}`"]
+    )
 
 
 def plan_training(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_reference: str) -> Report:
@@ -125,7 +128,7 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
     if not (reference or started_with) and not (roots.cache / "names" / config.name).is_file():
         raise PipelineError(
             f"no teacher cache for config {config.name!r} below {roots.cache}; "
-            f"make it with `make teacher-cache CONFIG={config.name}`, or name one with --cache"
+            "make it with `bert2ctc cache build`, or name one with --cache"
         )
     path = resolve(roots.cache, reference or started_with or config.name)
     if started_with:

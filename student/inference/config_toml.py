@@ -39,9 +39,7 @@ def config_of(text: str) -> tuple[StudentConfig, dict[str, Any]]:
         }
         return StudentConfig(**tables), content
     except (tomllib.TOMLDecodeError, TypeError, ValueError) as error:
-        raise StudentError(
-            f"no config of this version ({error}); export the run again with `bert2ctc export`"
-        ) from None
+        raise StudentError(f"no config of this version ({error}); export the run again") from None
 
 
 def _field(value: Any) -> Any:

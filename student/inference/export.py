@@ -93,7 +93,7 @@ def read_exported(folder: Path) -> ExportedModel:
     """The model of an exported folder. Raises StudentError where a file is absent, damaged or not its own."""
     for name in (WEIGHTS_NAME, SETTINGS_NAME, UNITS_NAME):
         if not (folder / name).is_file():
-            raise StudentError(f"{folder}: no {name}; export the run again with `bert2ctc export RUN DIR`")
+            raise StudentError(f"{folder}: no {name}; remove the folder and export the run again")
     text = (folder / SETTINGS_NAME).read_text(encoding="utf-8")
     config, facts = config_of(text)
     if facts.get("format") != FORMAT or facts.get("format_version") != FORMAT_VERSION:

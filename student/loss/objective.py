@@ -122,11 +122,11 @@ def objective_weights(
     c = c if has_branch else 1.0
     weights = {"ctc": c * (1 - w)}
     weights.update({f"ctc_tap{tap}": c * w / len(taps) for tap in taps})
-    places = [f"tap{tap}" for tap in taps if objective.branch_on_taps] + ["final"]
+    heads = [f"tap{tap}" for tap in taps if objective.branch_on_taps] + ["final"]
     hard = "ctc_pieces" if objective.branch == "alignment" else "ce"
-    for place in places:
-        weights[f"{hard}_{place}"] = branch_scale * (1 - c) * (1 - a) / len(places)
-        weights[f"kd_{place}"] = branch_scale * (1 - c) * a / len(places)
+    for head in heads:
+        weights[f"{hard}_{head}"] = branch_scale * (1 - c) * (1 - a) / len(heads)
+        weights[f"kd_{head}"] = branch_scale * (1 - c) * a / len(heads)
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 

@@ -70,7 +70,8 @@ def _mask(frame_lengths: Tensor, num_frames: int, subsampling: int) -> Tensor | 
         least = least_frames(subsampling)
         raise StudentError(
             f"an utterance has no frame after subsampling, the least is {least} frames of 10 ms "
-            f"({10 * least + 15} ms of audio); leave it out with `bert2ctc data prepare`"
+            f"({10 * least + 15} ms of audio); leave it out with "
+            "`bert2ctc data prepare --leave-out-bad`"
         )
     if shortest == num_frames:
         return None

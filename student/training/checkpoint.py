@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -104,9 +105,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         _refuse_altered(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make the unpickler raise anything; it never runs them
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StudentError(
-            f"{path}: no readable checkpoint ({reason}); delete it to use an earlier one"
+            f"{path}: no readable checkpoint ({_reason(error)}); delete it to use an earlier one"
         ) from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version not in READABLE_VERSIONS:
@@ -117,6 +117,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content["config"] = config_from_tables(content["config"])
     content["units_model"] = content["units_model"].numpy().tobytes()
     return Checkpoint(**{name: content[name] for name in Checkpoint.__slots__})
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with the file; never PyTorch's advice to open it without protection."""
+    if isinstance(error, UnpicklingError):
+        return "it holds more than tensors and plain values, which is refused: it could run a program"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _bring_up_to_date(content: dict[str, Any]) -> None:

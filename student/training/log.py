@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, nullcontext, suppress
@@ -16,6 +15,7 @@ from student.errors import StudentError
 from student.files import AppendedFile, write_text
 from student.training.event_file import EventFile
 from student.training.run_folder import LOG_NAME, METRICS_NAME
+from teacher_cache.common.terminal import printable, say
 
 
 class RunLog:
@@ -45,7 +45,7 @@ class RunLog:
 
     def say(self, line: str) -> None:
         """Show a line on standard error and keep it in log.txt."""
-        print(line, file=sys.stderr, flush=True)
+        say(line)
         self._write_line(line)
 
     def figures(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
@@ -55,8 +55,8 @@ class RunLog:
         self._board.scalars(step, {f"{kind}/{name}": value for name, value in figures.items()})
 
     def _write_line(self, line: str) -> None:
-        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n"
-        self._log.write(stamped.encode("utf-8", errors="backslashreplace"))
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n"
+        self._log.write(stamped.encode("utf-8"))
 
 
 class SilentLog(RunLog):

@@ -17,6 +17,7 @@ from student.data.sampler import BatchSampler, Indices
 from student.errors import StudentError
 from student.loss.objective import Objective
 from student.training.device import describe_device
+from student.training.run_folder import ANOTHER_RUN
 from teacher_cache.common.sizes import MEGABYTE
 
 _KEY = "trainer.micro_batch_seconds"
@@ -72,7 +73,7 @@ def memory_advice(batch: SpeechBatch, config: StudentConfig, device: torch.devic
         lower = "lower data.max_seconds" if count == 1 else f"lower {_KEY} (now {limit:g})"
         raise StudentError(
             f"out of memory on {describe_device(device)}: a batch of {count * longest:.0f} s ({count} x "
-            f"{longest:.1f} s) does not fit; {lower} in a new run (RUN=)"
+            f"{longest:.1f} s) does not fit; {lower} in a new run, with {ANOTHER_RUN}"
         ) from None
 
 

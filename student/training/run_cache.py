@@ -7,6 +7,7 @@ from pathlib import Path
 
 from student.errors import StudentError
 from student.files import write_json
+from student.training.run_folder import ANOTHER_RUN
 from teacher_cache.store import Manifest
 from teacher_cache.store.provenance import CacheOrigin, origin_differences, origin_of
 
@@ -36,7 +37,7 @@ def require_same_cache(
     how = f" ({'; '.join(phrases)})" if phrases else ""
     raise StudentError(
         f"{run_dir}: began with cache {began or 'none'}, not {other}{how}; name that one with --cache, or "
-        "start a new run with RUN="
+        f"start a new run with {ANOTHER_RUN}"
     )
 
 

@@ -20,6 +20,7 @@ FINAL_NAME, METRICS_NAME, LOG_NAME, RESULT_NAME = "final.pt", "metrics.jsonl", "
 _FOLDER, _BEST_NAME = "checkpoints", "best.json"
 _STEP_NAME = re.compile(r"step-(\d{8,})\.pt")
 _LOCK_NAME, _LOCK_TRIES, _LOCK_PAUSE_SECONDS = ".lock", 5, 0.02
+ANOTHER_RUN = "another --run-dir (RUN= of make)"  # what an error offers where a folder is taken
 
 
 def step_path(run_dir: Path, step: int) -> Path:
@@ -186,9 +187,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         if not _acquired(stream):
             stream.seek(0)
             owner = stream.read().decode().strip() or "unknown"
-            raise RunBusy(
-                f"{run_dir}: process {owner} is training it; wait for it or choose another folder with RUN="
-            )
+            raise RunBusy(f"{run_dir}: process {owner} is training it; wait for it, or choose {ANOTHER_RUN}")
         with disk_faults_told(path):
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n".encode())

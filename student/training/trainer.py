@@ -13,7 +13,7 @@ from student.training.distributed import ALONE, Ranks
 from student.training.log import RunLog, SilentLog
 from student.training.run import Run
 from student.training.run_cache import note_cache, require_same_cache
-from student.training.run_folder import RunBusy, TrainingResult, read_result, run_lock
+from student.training.run_folder import ANOTHER_RUN, RunBusy, TrainingResult, read_result, run_lock
 from teacher_cache.common.differences import differences, listed, phrases
 
 __all__ = ["RunBusy", "TrainingInterrupted", "TrainingJob", "TrainingResult", "read_result", "train"]
@@ -75,5 +75,5 @@ def _refuse_another_config(job: TrainingJob, checkpoint: Checkpoint) -> None:
     if found:
         differing = listed(phrases(found, "{key} {old!r}, now {new!r}"))
         raise StudentError(
-            f"{job.run_dir}: began with another config ({differing}); start a new run with RUN="
+            f"{job.run_dir}: began with another config ({differing}); start a new run with {ANOTHER_RUN}"
         )

@@ -96,6 +96,6 @@ def refuse_other_versions(client: Client, mine: Mapping[str, str]) -> None:
     for worker, theirs in sorted(answers.items()):
         if not isinstance(theirs, dict):
             raise CacheError(f"worker {worker} cannot run this code ({theirs}); {SAME_VERSIONS}")
-        told = phrases(differences(theirs, mine), "{key} {old} there, {new} here")
-        if told:
-            raise CacheError(f"worker {worker} has {listed(told, separator=', ')}; {SAME_VERSIONS}")
+        differing = phrases(differences(theirs, mine), "{key} {old} there, {new} here")
+        if differing:
+            raise CacheError(f"worker {worker} has {listed(differing, separator=', ')}; {SAME_VERSIONS}")

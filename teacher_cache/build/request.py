@@ -29,7 +29,7 @@ from teacher_cache.store.manifest import (
     fingerprint,
     recipe_of,
 )
-from teacher_cache.store.root import building_path, list_caches
+from teacher_cache.store.root import building_path, list_caches, require_name
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher.masked_teacher import require_scorable
 from teacher_cache.teacher.tokenizer import EncodedPassages, PassageTokenizer
@@ -79,7 +79,11 @@ class BuildJob:
 
     @staticmethod
     def of(request: BuildRequest) -> BuildJob:
-        """Digest the passages and hash the teacher's files; nothing is tokenised or loaded yet."""
+        """Digest the passages and hash the teacher's files; nothing is tokenised or loaded yet.
+
+        Raises CacheError for a name that could not mean the cache: a config is called after its file.
+        """
+        require_name(request.name)
         corpus = Corpus.of(request.entries, request.cache_config)
         identity = identify_teacher(request.teacher_folder)
         recipe = recipe_of(identity, request.cache_config, request.normaliser)

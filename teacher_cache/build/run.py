@@ -6,7 +6,6 @@ The truth about what is done are the receipts on the disk, never the scheduler.
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from teacher_cache.build.reuse import find_reusable
 from teacher_cache.build.shard import ShardFailure, ShardTask, build_shard
 from teacher_cache.common.lock import BuildLock
 from teacher_cache.common.progress import progress
+from teacher_cache.common.terminal import say as say_to_people
 from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import ROW_ARRAYS
@@ -52,7 +52,7 @@ class BuildResult:
     quality: dict[str, Any]
 
 
-def build_cache(request: BuildRequest, say: Say = lambda line: print(line, file=sys.stderr)) -> BuildResult:
+def build_cache(request: BuildRequest, say: Say = say_to_people) -> BuildResult:
     """Label every passage of the request once, publish the cache, and let the request's name mean it.
 
     A build that was interrupted goes on from its receipts; where a published cache of the same recipe
@@ -155,7 +155,7 @@ def _begin(job: BuildJob, say: Say) -> BuildPlan:
 
 def _opened(building: Path) -> CacheWriter | None:
     if read_receipts(building):
-        return CacheWriter.open(building)  # an error here is told: finished shards are not thrown away
+        return CacheWriter.open(building)  # an error here is reported: finished shards are not thrown away
     try:
         return CacheWriter.open(building)
     except CacheError:

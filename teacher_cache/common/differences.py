@@ -1,4 +1,4 @@
-"""What differs between two nested tables (configs, recipes, plans, notes, versions), and how it is told."""
+"""What differs between two nested tables (configs, recipes, plans, notes, versions), in phrases."""
 
 from __future__ import annotations
 

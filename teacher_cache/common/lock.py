@@ -7,13 +7,13 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from teacher_cache.common.terminal import say as say_to_people
 from teacher_cache.errors import CacheError
 
 GUARD = ".guard"
@@ -65,12 +65,12 @@ def read_owner(path: Path) -> LockOwner | None:
 class BuildLock:
     """Holds `path` while in the `with` block; CacheError where a living or a foreign process holds it.
 
-    A lock whose owner died on this host is replaced, and `say` is told.
+    A lock whose owner died on this host is replaced, and `say` is called with that.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
         self.path = path
-        self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._say = say or say_to_people
         self._me = LockOwner(socket.gethostname(), os.getpid(), process_start(os.getpid()))
 
     def __enter__(self) -> BuildLock:

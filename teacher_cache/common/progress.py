@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from teacher_cache.common.terminal import Screen, printable, say
 
 PLAIN_LINE_SECONDS = 30.0
 _PLAIN_LINE = re.compile(r"(.+): ([\d,]+)/([\d,]+) (?:.*), \d+ s elapsed, (\d+ s left.*)")
@@ -60,22 +63,22 @@ def progress(title: str, total: float, unit: str = "") -> Iterator[Advance]:
 @contextmanager
 def _bar(title: str, total: float, unit: str) -> Iterator[Advance]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, note="")
+    with Progress(*columns, console=Console(file=cast("IO[str]", Screen()))) as bar:
+        task = bar.add_task(printable(title), total=total, note="")
 
         def advance(amount: float = 1, note: str = "") -> None:
             bar.advance(task, amount)
             if note:
-                bar.update(task, note=note)
+                bar.update(task, note=printable(note))
 
         yield advance
 
@@ -94,6 +97,6 @@ def _plain_lines(title: str, total: float, unit: str) -> Advance:
             line = (
                 f"{title}: {done:,.0f}/{total:,.0f} {unit}, {now - started:.0f} s elapsed, {left:.0f} s left"
             )
-            print(f"{line}  {note}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{line}  {note}".rstrip())
 
     return advance

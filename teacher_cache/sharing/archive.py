@@ -6,6 +6,7 @@ It is read back without trust: whatever differs by a byte from what `pack_cache`
 from __future__ import annotations
 
 import hashlib
+import shlex
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class PackedCache:
 def pack_cache(cache: Path, target: Path, count: Count = lambda number: None) -> PackedCache:
     """Write a published cache as one new file, under a partial name until it is whole.
 
-    count : is told the bytes of the cache twice, once when they are hashed and once when written
+    count : is called with the bytes of the cache twice, once when they are hashed and once when written
     Raises CacheError for an existing target, too little space, or a cache that changes meanwhile.
     """
     if target.exists() or target.is_symlink():
@@ -95,7 +96,10 @@ def _archive(cache: Path, contents: Contents, count: Count) -> Iterator[bytes]:
             yield block
             count(len(block))
         if sha256.hexdigest() != facts.sha256:
-            raise CacheError(f"{cache / name} changed while it was packed; check it with `cache verify`")
+            raise CacheError(
+                f"{cache / name} changed while it was packed; check it with "
+                f"`bert2ctc cache verify {shlex.quote(str(cache))}`"
+            )
         yield bytes(_padding(facts.bytes))
     yield _END
 
@@ -116,8 +120,8 @@ def _read_contents(incoming: Incoming, source: str) -> Contents:
     member = _member(header)
     if member is None or member.name != CONTENTS or header != _header(CONTENTS, member.size):
         raise CacheError(
-            f"{source}: no packed cache (it does not begin with {CONTENTS}); make one with "
-            "`bert2ctc cache pack`"
+            f"{source}: no packed cache (it does not begin with {CONTENTS}); give a file that "
+            "`cache pack` wrote"
         )
     if member.size > MAX_CONTENTS_BYTES:
         raise CacheError(f"{source}: {CONTENTS} of {member.size:,} bytes is beyond {MAX_CONTENTS_BYTES:,}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ _FILE = re.compile(
 _FINGERPRINT = re.compile(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
-Count = Callable[[int], object]  # told the bytes that were handled
+Count = Callable[[int], object]  # called with the bytes that were handled
 Counting = Callable[[int], AbstractContextManager[Count]]  # given how many there will be
 
 
@@ -71,7 +72,7 @@ class Contents:
             contents = Contents(entry["fingerprint"], files)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CacheError(
-                f"{source}: {CONTENTS} lists no cache; make it again with `bert2ctc cache pack` or `push`"
+                f"{source}: {CONTENTS} lists no cache; fetch it again, or ask its sender to send it again"
             ) from None
         if version != CONTENTS_VERSION:
             raise CacheError(
@@ -113,7 +114,10 @@ def names_of(path: Path) -> list[str]:
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
         if file.is_symlink():
-            raise CacheError(f"{file} is a link, and a cache holds files only; check it with `cache verify`")
+            raise CacheError(
+                f"{file} is a link, and a cache holds files only; check it with "
+                f"`bert2ctc cache verify {shlex.quote(str(path))}`"
+            )
         if file.is_file() and _FILE.fullmatch(name):
             names.append(name)
     return sorted(names)

@@ -49,7 +49,7 @@ class PushResult:
 def push_cache(cache: Path, url: str, count: Count = lambda number: None) -> PushResult:
     """Send a published cache: the list first, then the shards, the manifest last.
 
-    An object that is there with equal bytes is not sent again. count : is told the bytes of the cache
+    An object that is there with equal bytes is not sent again. count : is called with the bytes of the cache
     twice, once when they are hashed here and once when they are there
     Raises CacheError where the prefix holds another cache, or the store refuses.
     """
@@ -86,7 +86,7 @@ def remote_contents(url: str) -> Contents:
     if manifest is None or listed is None:
         raise CacheError(
             f"{redacted(url)}: no {MANIFEST} with its {CONTENTS}, so no cache (an unfinished push goes on "
-            "with the same `bert2ctc cache push`)"
+            "with the very command that began it)"
         )
     return Contents.from_bytes(listed, redacted(url))
 

@@ -117,7 +117,7 @@ def require_space(folder: Path, num_bytes: int) -> None:
     if free < num_bytes:
         raise CacheError(
             f"{folder}: {megabytes(num_bytes)} are needed, {megabytes(free)} are free; free some, or "
-            "name another place"
+            "name another folder"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import fsspec
 
+from teacher_cache.common.web import open_url
 from teacher_cache.errors import CacheError
 
 TIMEOUT_SECONDS = 60.0
@@ -93,6 +93,11 @@ def is_url(reference: str) -> bool:
     return "://" in reference
 
 
+def is_local(source: str) -> bool:
+    """Whether a path or URL means something on this machine's disks."""
+    return not is_url(source) or source.startswith(("file://", "local://"))
+
+
 def redacted(source: str) -> str:
     """The source without what may be secret in a URL: user, password and signed query."""
     parts = urllib.parse.urlsplit(source)
@@ -115,17 +120,22 @@ def cache_errors(source: str) -> Iterator[None]:
         reason = _ADDRESS.sub(lambda address: redacted(address[0]), reason)
         if isinstance(error, FileNotFoundError) and reason == redacted(source):
             reason = "404, not found"  # HTTP's driver says the address alone
-        raise CacheError(
-            f"{redacted(source)}: cannot be reached ({reason}); check the address, the network and your "
-            "credentials"
-        ) from error
+        raise CacheError(f"{redacted(source)}: {_advice(source, error, reason)}") from error
+
+
+def _advice(source: str, error: Exception, reason: str) -> str:
+    """What failed, and what to look at: for what lies on a disk that is no network."""
+    if is_local(source):
+        reason = getattr(error, "strerror", None) or reason
+        return f"cannot be read or written ({reason}); see the path, its permissions and the disk's space"
+    return f"cannot be reached ({reason}); check the address, the network and your credentials"
 
 
 def _open(source: str) -> Any:
     if not is_url(source):
         return Path(source).open("rb")
     if source.startswith(HTTP):  # one stream needs no connection kept open, so no further package
-        return urllib.request.urlopen(source, timeout=TIMEOUT_SECONDS)
+        return open_url(source, TIMEOUT_SECONDS)
     return fsspec.open(source, "rb").open()
 
 

@@ -7,6 +7,7 @@ from teacher_cache.store.root import (
     describe,
     list_caches,
     remove_cache,
+    require_name,
     resolve,
     write_name,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "list_caches",
     "read_manifest",
     "remove_cache",
+    "require_name",
     "resolve",
     "write_name",
 ]

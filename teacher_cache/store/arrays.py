@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,8 @@ class CacheArrays:
             self.layout = Layout(**{**sizes, "temperatures": tuple(sizes["temperatures"])})
         except (KeyError, TypeError) as error:
             raise CacheError(
-                f"{path}/zarr.json: damaged layout ({error}); check it with `bert2ctc cache verify`"
+                f"{path}/zarr.json: damaged layout ({error}); check it with "
+                f"`bert2ctc cache verify {shlex.quote(str(path))}`"
             ) from None
 
     @staticmethod
@@ -144,6 +146,6 @@ def _cache_errors(path: Path, name: str, act: str) -> Iterator[None]:
         advice = (
             "see the disk's space and permissions, then rerun `bert2ctc cache build`"
             if act in ("write", "create")
-            else "check it with `bert2ctc cache verify`"
+            else f"check it with `bert2ctc cache verify {shlex.quote(str(path))}`"
         )
         raise CacheError(f"{path}: cannot {act} {name} ({reason}); {advice}") from error

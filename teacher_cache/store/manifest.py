@@ -155,7 +155,8 @@ class Manifest:
             return Manifest(**parts)
         except (KeyError, TypeError, ValueError) as error:
             raise CacheError(
-                f"{source}: not a cache manifest ({error!r}); check it with `bert2ctc cache verify`"
+                f"{source}: not a cache manifest ({error!r}); fetch or build the cache again with "
+                "`bert2ctc cache build`"
             ) from None
 
     def differences(self, config: CacheConfig, teacher_name: str, normaliser: Mapping[str, Any]) -> list[str]:
@@ -187,7 +188,8 @@ def contents_sha256(passage_digests: np.ndarray) -> str:
     if not ascending.all():
         index = int(np.flatnonzero(~ascending)[0])
         raise CacheError(
-            f"passage digests do not ascend at {index + 1}; check the cache with `bert2ctc cache verify`"
+            f"passage digests do not ascend at {index + 1}; fetch or build the cache again with "
+            "`bert2ctc cache build`"
         )
     return hashlib.sha256(digests.tobytes()).hexdigest()
 
@@ -241,7 +243,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CacheError(f"{path}: unreadable ({error}); check it with `bert2ctc cache verify`") from None
+        raise CacheError(
+            f"{path}: unreadable ({error}); fetch or build the cache again with `bert2ctc cache build`"
+        ) from None
     if not isinstance(entry, dict):
-        raise CacheError(f"{path}: not a JSON object; check it with `bert2ctc cache verify`")
+        raise CacheError(
+            f"{path}: not a JSON object; fetch or build the cache again with `bert2ctc cache build`"
+        )
     return entry

@@ -61,19 +61,19 @@ def origin_differences(began: CacheOrigin, now: CacheOrigin) -> list[str]:
 
     Two origins without a difference have one fingerprint.
     """
-    told = []
+    found = []
     files = list(differences(*(origin.recipe.get(_FILES, {}) for origin in (began, now))))
     if files:
         names = listed(files, _NAMED_FILES, ", ")
-        told.append(f"teacher {began.teacher!r}, now {now.teacher!r} (other {names})")
+        found.append(f"teacher {began.teacher!r}, now {now.teacher!r} (other {names})")
     if began.contents_sha256 != now.contents_sha256:
         digests = [digest[:_SHOWN_DIGEST] for digest in (began.contents_sha256, now.contents_sha256)]
-        told.append(f"text {began.passages:,} passages ({digests[0]}), now {now.passages:,} ({digests[1]})")
-    return told + phrases(differences(*map(_settings, (began, now))), "{key} {old}, now {new}")
+        found.append(f"text {began.passages:,} passages ({digests[0]}), now {now.passages:,} ({digests[1]})")
+    return found + phrases(differences(*map(_settings, (began, now))), "{key} {old}, now {new}")
 
 
 def _settings(origin: CacheOrigin) -> dict[str, str]:
-    """The recipe without the teacher's files, each part told as a whole and in its own words."""
+    """The recipe without the teacher's files, each part reported as a whole and in its own words."""
     return {
         _WORDS.get(name, name.replace("_", " ")): shown(value)
         for name, value in origin.recipe.items()

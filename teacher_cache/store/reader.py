@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,7 +185,7 @@ class TeacherCacheReader:
         if arrays.layout != self.manifest.layout:
             raise CacheError(
                 f"{self.path}: arrays and manifest differ ({arrays.layout} and {self.manifest.layout}); "
-                "check the cache with `bert2ctc cache verify`"
+                f"check the cache with `bert2ctc cache verify {shlex.quote(str(self.path))}`"
             )
         return arrays
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from teacher_cache.common.files import write_whole
 from teacher_cache.common.lock import GUARD, BuildLock, read_owner
+from teacher_cache.common.names import NAME_RULE, is_name
 from teacher_cache.errors import CacheError
 from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, MANIFEST, Manifest, read_manifest
 
@@ -45,10 +46,15 @@ def lock_path(root: Path, fingerprint: str) -> Path:
     return root / BUILDING / f"{fingerprint}.lock"
 
 
+def require_name(name: str) -> None:
+    """CacheError where this cannot name a cache: to be asked before any work that the name is for."""
+    if not is_name(name):
+        raise CacheError(f"{name!r} cannot name a cache; a name is {NAME_RULE}")
+
+
 def write_name(root: Path, name: str, fingerprint: str) -> None:
-    """Let `name` (a config's) mean this cache from now on."""
-    if not name or name != Path(name).name or name.startswith("."):
-        raise CacheError(f"{name!r} cannot name a cache; choose a plain word")
+    """Let `name` (a config's) mean this cache from now on; CacheError where it is none."""
+    require_name(name)
     write_whole(root / NAMES / name, fingerprint + "\n")
 
 

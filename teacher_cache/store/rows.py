@@ -77,8 +77,8 @@ def decode(stored: Mapping[str, np.ndarray]) -> RowBlock:
     missing = np.flatnonzero((steps == MISSING_STEPS).any(axis=1) | np.isnan(stored["row/gold_logprob"]))
     if len(missing):
         raise CacheError(
-            f"row {missing[0]} of {len(steps)} was never written, nor {len(missing) - 1} more; find the "
-            "shard with `bert2ctc cache verify`"
+            f"row {missing[0]} of {len(steps)} was never written, nor {len(missing) - 1} more; fetch or "
+            "build the cache again with `bert2ctc cache build`"
         )
     return RowBlock(
         gold_id=stored["row/gold_id"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -94,7 +95,8 @@ def read_rows(arrays: CacheArrays, view: View, span: slice) -> Rows:
     if unwritten.any():
         row = span.start + int(np.flatnonzero(unwritten)[0])
         raise CacheError(
-            f"{arrays.path}: row {row} was never written; check the cache with `bert2ctc cache verify`"
+            f"{arrays.path}: row {row} was never written; check the cache with "
+            f"`bert2ctc cache verify {shlex.quote(str(arrays.path))}`"
         )
     if view.top_k < steps.shape[1]:
         beyond = dequantise(steps[:, view.top_k :], view.temperature) - lognorm[:, None]

@@ -11,6 +11,7 @@ from typing import Any
 
 from teacher_cache.common.files import disk_faults_told, publish_folder, write_json
 from teacher_cache.common.sizes import megabytes
+from teacher_cache.common.terminal import say
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher.identity import HASHED_FILES, TEACHER_NOTE
@@ -91,7 +92,7 @@ def _fetch(teacher: TeacherConfig, folder: Path) -> None:
         if not any(entry.rfilename.endswith(".safetensors") for entry in files):
             raise CacheError(f"{teacher.model}: {_no_safetensors()}")
         size = megabytes(sum(entry.size or 0 for entry in files))
-        print(f"fetching {teacher.model} at {model.sha}: {size}", file=sys.stderr, flush=True)
+        say(f"fetching {teacher.model} at {model.sha}: {size}")
         snapshot_download(
             teacher.model,
             revision=model.sha,

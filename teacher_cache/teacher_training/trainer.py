@@ -112,7 +112,7 @@ def make_trainer(
 def training_arguments(
     config: TeacherTrainingConfig, checkpoints: Path, device: str, has_bfloat16: bool
 ) -> TrainingArguments:
-    """What Trainer is told: our order and progress, no reports to anywhere, linear decay after warm-up."""
+    """Trainer's arguments: our order and progress, no reports to anywhere, linear decay after warm-up."""
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=config.batch_size,

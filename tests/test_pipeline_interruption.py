@@ -1,0 +1,149 @@
+"""A signal outside training: one line, a shell's exit code, no traceback, whenever it comes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+KILLS = int(os.environ.get("BERT2CTC_TEST_KILLS", "3"))
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+# background jobs and nohup leave signals ignored to their children
+AS_AT_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+WORKING_ALONE = """
+import time, click
+from pipeline.console import DomainErrorGroup
+from pipeline.interruption import catch_signals
+catch_signals()
+@click.group(cls=DomainErrorGroup)
+def main(): pass
+@main.command()
+def work():
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("left in order", flush=True)
+main(["work"])
+"""
+WORKING = AS_AT_A_TERMINAL + WORKING_ALONE
+IMPORTING = (
+    AS_AT_A_TERMINAL
+    + """
+from pipeline.interruption import catch_signals, working
+catch_signals()
+with working():
+    try:
+        import slow
+    except BaseException:
+        print("an import was broken off in the middle")
+"""
+)
+FORKED = (
+    AS_AT_A_TERMINAL
+    + """
+import time
+from pipeline.interruption import catch_signals, working
+catch_signals()
+with working():
+    child = os.fork()
+    if child == 0:
+        os.write(1, b"begun\\n")
+        time.sleep(60)
+    time.sleep(0.2)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+)
+STARTING = (
+    AS_AT_A_TERMINAL
+    + """
+print("begun", flush=True)
+sys.argv = ["bert2ctc", *sys.argv[1:]]
+from pipeline.__main__ import main
+main()
+"""
+)
+
+
+def start(script: str, *arguments: str, path: Path | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(path or "")])},
+    )
+
+
+def begun(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+
+
+def expected(number: signal.Signals) -> str:
+    how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+    return f"Error: {how}; run the same command again to go on\n"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_command_that_a_signal_stops_leaves_in_order_with_one_line(number: signal.Signals) -> None:
+    process = start(WORKING)
+    begun(process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (128 + number, "left in order\n", expected(number))
+
+
+@pytest.mark.parametrize("number", SIGNALS[:2])
+def test_an_import_that_a_signal_stops_ends_at_once_with_one_line(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    process = start(IMPORTING, path=tmp_path)
+    begun(process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (128 + number, "", expected(number))
+
+
+def test_a_forked_process_is_ended_as_any_other_and_says_nothing() -> None:
+    output, errors = start(FORKED).communicate(timeout=60)
+    assert (output, errors) == (f"begun\n{-signal.SIGTERM}\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_nohup_or_a_background_job_ignores_stays_ignored(number: signal.Signals) -> None:
+    process = start(f"{AS_AT_A_TERMINAL}signal.signal({int(number)}, signal.SIG_IGN)\n" + WORKING_ALONE)
+    begun(process)
+    process.send_signal(number)
+    time.sleep(0.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == expected(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("kill", range(KILLS))
+def test_a_signal_in_the_first_seconds_is_no_traceback(kill: int, tmp_path: Path) -> None:
+    roots = [argument for name in ("cache", "runs", "data") for argument in (f"--{name}-root", str(tmp_path))]
+    process = start(STARTING, "train", "demo", *roots)
+    begun(process)
+    draw = random.Random(time.time_ns())
+    number, pause = draw.choice(SIGNALS), draw.uniform(0.05, 2.0)
+    time.sleep(pause)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    if "no teacher cache" in errors:  # it came too late
+        assert errors.count("\n") == 1
+        return
+    allowed = (128 + number, expected(number))
+    assert (process.returncode, errors) == allowed and output == "", f"{number.name} after {pause:.2f} s"
