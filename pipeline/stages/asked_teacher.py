@@ -42,12 +42,12 @@ def asked_teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
     if config.teacher_training is None:
         return resolve_teacher(config.teacher, folder)
     if not (folder / "config.json").is_file():
-        raise PipelineError(f"{folder}: no teacher yet; train it with `make teacher CONFIG={config.name}`")
+        raise PipelineError(f"{folder}: no teacher yet; train it with `bert2ctc teacher train`")
     fault = _training_fault(read_note(folder), config, roots)
     if fault:
         raise PipelineError(
             f"{folder}: not the teacher that config {config.name!r} asks for ({fault}); choose another "
-            f"teacher.name, or move the folder away, and run `make teacher CONFIG={shlex.quote(config.name)}`"
+            "teacher.name, or move the folder away, and run `bert2ctc teacher train`"
         )
     return folder
 
