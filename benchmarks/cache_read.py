@@ -24,6 +24,7 @@ import cache_rivals as rivals
 import click
 import numpy as np
 import torch
+from cache_checks import checks
 from options import cache_option, count_option, json_option, quick_option, write_figures
 from rich.console import Console
 from rich.table import Table
@@ -245,6 +246,7 @@ def measure(cache: Path, top_k: int, work: Path, batches: int, starts: Sequence[
         "batch_milliseconds": batch,
         "load_seconds": load,
         "bytes_per_row": bytes_per_row(cache, content, work),
+        "loading_checks": checks(cache, top_k),
         "worker_megabytes": memory,
     }
 

@@ -66,10 +66,11 @@ def _random_rows(count: int, layout: Layout, random: np.random.Generator) -> Row
     weights = -np.sort(-random.dirichlet(np.full(layout.top_k + 1, 0.2), size=count), axis=1)
     logprobs = np.log(np.maximum(weights, 1e-12))
     first = random.zipf(1.3, count) % (VOCABULARY - layout.top_k)  # neighbouring ids: distinct in a row
+    apart = random.permutation(layout.top_k)
     return RowBlock(
         gold_id=first,
-        gold_logprob=logprobs[:, 0].astype(np.float32),
-        top_id=first[:, None] + random.permutation(layout.top_k),
+        gold_logprob=logprobs[:, int(np.flatnonzero(apart == 0)[0])].astype(np.float32),
+        top_id=first[:, None] + apart,
         top_logprob=logprobs[:, : layout.top_k].astype(np.float32),
         lognorm=np.zeros((count, 1), np.float32),
         tail_logprob=logprobs[:, layout.top_k :].astype(np.float32),

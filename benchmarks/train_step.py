@@ -69,7 +69,8 @@ def measure(config: StudentConfig, options: dict[str, Any], say: Callable[[str],
         say(f"{name}: warm")
     seconds: dict[str, list[float]] = {name: [] for name in names}
     rates, teacher_seconds = [], []
-    rows = sum(int(frames_after_convolutions(batch.frame_lengths).sum()) for _, batch in batches)
+    subsampling = config.conformer.subsampling
+    rows = sum(int(frames_after_convolutions(batch.frame_lengths, subsampling).sum()) for _, batch in batches)
     with tempfile.TemporaryDirectory() as folder:
         score = online_teacher(Path(folder), device, dtype)
         for number in range(options["rounds"]):

@@ -7,6 +7,7 @@ import string
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ class Rival(nn.Module):
         from torchaudio.models import Conformer
 
         shape = config.conformer
-        self.subsampling = Subsampling(shape, config.features.mel_bins)
+        self.factor, self.subsampling = shape.subsampling, Subsampling(shape, config.features.mel_bins)
         self.conformer = Conformer(
             shape.model_dim,
             shape.num_heads,
@@ -141,7 +142,7 @@ class Rival(nn.Module):
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """CTC over the utterances."""
-        lengths = frames_after_convolutions(batch.frame_lengths)
+        lengths = frames_after_convolutions(batch.frame_lengths, self.factor)
         hidden, lengths = self.conformer(self.subsampling(batch.features), lengths)
         return ctc_loss(self.head(hidden), lengths, batch.units, batch.unit_lengths) / len(lengths)
 
@@ -157,7 +158,7 @@ def optimiser_step(
             loss = loss_of(batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip)
+        nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip or inf)
         optimiser.step()
 
     return step
@@ -187,15 +188,18 @@ def necessary_operations(config: StudentConfig, num_units: int, batch: TrainingB
     """
     shape, bins = config.conformer, config.features.mel_bins
     width, inner, channels = shape.model_dim, shape.feed_forward_dim, shape.subsampling_channels
-    first_bins, last_bins = (bins - 1) // 2, frames_after_convolutions(bins)
+    factors = [2**power for power in range(1, shape.subsampling.bit_length())]
+    mixture = 9 * channels * channels if shape.subsampling == 4 else (9 + channels) * channels
+    last_bins = frames_after_convolutions(bins, shape.subsampling)
     total = 0.0
     for frames in batch.frame_lengths.tolist():
-        half, length = (frames - 1) // 2, frames_after_convolutions(frames)
+        grids = [frames_after_convolutions(frames, f) * frames_after_convolutions(bins, f) for f in factors]
+        length = frames_after_convolutions(frames, shape.subsampling)
         block = 4 * width * inner + 7 * width * width + shape.conv_kernel_frames * width + 2 * length * width
         head = width * num_units + channels * last_bins * width
-        convolved = 9 * channels * channels * length * last_bins
+        convolved = mixture * sum(grids[1:])
         total += 6.0 * (length * (shape.num_layers * block + head) + convolved)
-        total += 4.0 * 9 * channels * half * first_bins
+        total += 4.0 * 9 * channels * grids[0]
     return total
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import PipelineError
 from pipeline.files import FILES
 from pipeline.normaliser import normaliser_identity
 from teacher_cache.common.files import canonical_json
@@ -55,21 +54,6 @@ def prepared_folder(config: ExperimentConfig, roots: Roots) -> Path:
     facts = canonical_json({"data": data, "lists": lists, "normaliser": normaliser_identity()})
     digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
     return roots.runs / "prepared" / f"{Path(config.data.corpus).name or 'manifests'}-{digest}"
-
-
-def teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
-    """The local folder of the config's teacher, fetched once where it is a hub model.
-
-    Raises PipelineError where it is to be trained here and is not yet.
-    """
-    from teacher_cache.teacher.folder import resolve_teacher
-
-    if config.teacher_training is None:
-        return resolve_teacher(config.teacher, own_teacher_folder(config, roots))
-    folder = own_teacher_folder(config, roots)
-    if not (folder / "config.json").is_file():
-        raise PipelineError(f"{folder}: no teacher yet; train it with `bert2ctc teacher train`")
-    return folder
 
 
 def own_teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:

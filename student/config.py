@@ -4,8 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from student.encoder_config import (
+    ENCODER_FRAMES,
+    SUBSAMPLINGS,
+    AugmentationConfig,
+    ConformerConfig,
+    FeatureConfig,
+)
 from teacher_cache.config import TAIL_POLICIES
 from teacher_cache.settings import check_settings, setting
+
+__all__ = [
+    "ATTENTIONS",
+    "BRANCHES",
+    "DEVICES",
+    "HISTORIES",
+    "PRECISIONS",
+    "SUBSAMPLINGS",
+    "UNIT_MODEL_TYPES",
+    "WINDOW_UNITS",
+    "AugmentationConfig",
+    "ConformerConfig",
+    "DecoderConfig",
+    "FeatureConfig",
+    "ObjectiveConfig",
+    "StudentConfig",
+    "TrainerConfig",
+]
 
 UNIT_MODEL_TYPES = ("unigram", "bpe", "char")  # of SentencePiece; its "word" loses what it does not know
 BRANCHES = ("attention", "alignment")
@@ -14,85 +39,6 @@ ATTENTIONS = ("free", "aligned")
 WINDOW_UNITS = ("word", "piece")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureConfig:
-    """Log-mel features."""
-
-    sample_rate_hz: int = setting(
-        16_000, "of the corpus; another rate is refused, never resampled", unit="Hz", low=1000, high=192_000
-    )
-    mel_bins: int = setting(80, "bins of the mel scale", low=8, high=512)
-    window_milliseconds: float = setting(25.0, "of one frame", unit="ms", above=0, high=1000)
-    hop_milliseconds: float = setting(10.0, "from frame to frame", unit="ms", above=0, high=1000)
-    highest_hz: float = setting(
-        0.0, "upper end of the mel bins, 0: half the sample rate; lower where some speech is low-passed",
-        unit="Hz", low=0, high=96_000,
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if self.highest_hz > self.sample_rate_hz / 2:
-            raise ValueError(
-                f"highest_hz {self.highest_hz:g} exceeds {self.sample_rate_hz / 2:g}, half of sample_rate_hz"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AugmentationConfig:
-    """SpecAugment (Park et al. 2019, arXiv 1904.08779) and speed perturbation (Ko et al. 2015)."""
-
-    speed_factors: tuple[float, ...] = setting(
-        (1.0,), "one of them is drawn for each utterance and epoch; 1.1 is faster", low=0.25, high=4
-    )
-    frequency_masks: int = setting(2, "bands of mel bins hidden in an utterance", low=0, high=100)
-    frequency_mask_bins: int = setting(27, "the widest band", unit="bins", low=0, high=512)
-    time_masks: int = setting(5, "stretches of time hidden in an utterance", low=0, high=1000)
-    time_mask_fraction: float = setting(
-        0.05, "the longest stretch, as a share of the utterance", low=0, high=1
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if not self.speed_factors:
-            raise ValueError("speed_factors names none; [1.0] leaves speech as it is")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConformerConfig:
-    """Gulati et al. 2020, arXiv 2005.08100, with rotary attention and a LayerNorm convolution module."""
-
-    num_layers: int = setting(12, "blocks", low=1, high=256)
-    model_dim: int = setting(256, "width of every block; divisible by twice num_heads", low=2, high=16_384)
-    num_heads: int = setting(4, "of self-attention", low=1, high=256)
-    feed_forward_dim: int = setting(1024, "inner width of the two feed-forward parts", low=1, high=65_536)
-    conv_kernel_frames: int = setting(
-        31, "of the depthwise convolution; odd, so that output is as long as input", unit="frames of 40 ms",
-        low=1, high=1001,
-    )  # fmt: skip
-    subsampling_channels: int = setting(64, "of the two convolutions that shorten time", low=1, high=4096)
-    dropout: float = setting(0.1, "of what each part adds to the residual", low=0, below=1)
-    taps: tuple[int, ...] = setting(
-        (4, 8), "intermediate layers that CTC and decoders train, from 1: one and two thirds of the depth",
-        low=1, high=256,
-    )  # fmt: skip
-    self_conditioning: bool = setting(
-        False, "feed each tap's CTC posteriors back (Nozaki and Komatsu 2021, arXiv 2104.02724)"
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if self.model_dim % (2 * self.num_heads):
-            raise ValueError(
-                f"model_dim {self.model_dim} must be divisible by twice num_heads {self.num_heads}"
-            )
-        if self.conv_kernel_frames % 2 == 0:
-            raise ValueError(f"conv_kernel_frames {self.conv_kernel_frames} must be odd")
-        if list(self.taps) != sorted(set(self.taps)) or not all(
-            1 <= tap < self.num_layers for tap in self.taps
-        ):
-            raise ValueError(f"taps {self.taps} must ascend within 1..{self.num_layers - 1}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +65,7 @@ class DecoderConfig:
     aligned_from_step: int = setting(0, "attention is free before it", unit="steps", low=0, high=10**9)
     window_unit: str = setting("word", "whose frames a token attends to when aligned", choices=WINDOW_UNITS)
     window_frames: int = setting(
-        3, "before and behind the aligned frames", unit="frames of 40 ms", low=0, high=10_000
+        3, "before and behind the aligned frames", unit=ENCODER_FRAMES, low=0, high=10_000
     )
     window_from_previous: bool = setting(
         False, "a window begins behind the previous word or piece: for units that are nearly words"
@@ -160,6 +106,13 @@ class ObjectiveConfig:
         "CTC head distilled at the frames of its forced alignment (Futami et al. 2022, arXiv 2209.02030)",
         choices=BRANCHES,
     )  # fmt: skip
+    branch_from_step: int = setting(
+        0,
+        "CTC trains alone before it, to the very bits of a run without a branch",
+        unit="steps",
+        low=0,
+        high=10**9,
+    )
     branch_on_taps: bool = setting(True, "the branch trains the taps too, or the final layer alone")
     branch_share: float = setting(
         0.0, "of the gradient that reaches taps and final layer, what the branch is scaled to; 0: as it "
@@ -167,7 +120,8 @@ class ObjectiveConfig:
         low=0, below=1,
     )  # fmt: skip
     share_every_steps: int = setting(
-        200, "how often the gradients are measured, logged and the branch scaled anew; 0: never",
+        200, "how often gradients are measured on a fixed probe batch and logged, and the branch is scaled "
+        "anew by those of a whole step; 0: never",
         unit="steps", low=0, high=10**9,
     )  # fmt: skip
     distillation_weight: float = setting(
@@ -224,7 +178,19 @@ class TrainerConfig:
     )
     final_learning_rate_fraction: float = setting(0.02, "of the peak, where the cosine ends", low=0, high=1)
     weight_decay: float = setting(1e-2, "of AdamW; biases and norms do not decay", low=0, high=10)
-    gradient_clip: float = setting(5.0, "largest norm of a step's gradient", above=0, high=1e9)
+    gradient_clip: float = setting(
+        5.0, "largest norm of a step's gradient, whatever is usual; 0: any", low=0, high=1e9
+    )
+    gradient_clip_ratio: float = setting(
+        0.0, "largest norm as a multiple of the running mean of earlier steps, so that clipping is the "
+        "exception; 0: any",
+        low=0, high=1e9,
+    )  # fmt: skip
+    average_decay: float = setting(
+        0.0, "of an exponential moving average of the weights, such as 0.999, which dev, final.pt and "
+        "exports use in place of the last ones; 0: none",
+        low=0, below=1,
+    )  # fmt: skip
     precision: str = setting(
         "auto", "bfloat16 where the machine computes in it, else float32; float16 scales the loss, on CUDA",
         choices=PRECISIONS,
@@ -292,6 +258,17 @@ class StudentConfig:
         for key, is_wanted in wants_taps.items():
             if is_wanted and not taps:
                 raise ValueError(f"{key} needs conformer.taps, which names none; name some or switch it off")
+        if self.features.mel_bins < 2 * self.conformer.subsampling - 1:
+            raise ValueError(
+                f"features.mel_bins {self.features.mel_bins} leaves nothing under conformer.subsampling "
+                f"{self.conformer.subsampling}; the least is {2 * self.conformer.subsampling - 1}"
+            )
+        begins, ends = objective.branch_from_step, self.trainer.max_steps
+        if objective.uses_branch and begins >= ends:
+            raise ValueError(
+                f"objective.branch_from_step {begins} is not below trainer.max_steps {ends}: the branch "
+                "would never begin; lower it, or set objective.ctc_weight=1"
+            )
         if objective.branch == "alignment" and self.decoder != replace(
             self.decoder, separate=False, history="full", attention="free"
         ):

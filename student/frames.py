@@ -1,4 +1,4 @@
-"""Every law of lengths, once: samples, frames of 10 ms, encoder frames of 40 ms, and what CTC needs of those.
+"""Every law of lengths, once: samples, frames of 10 ms, encoder frames, and what CTC needs of those.
 
 A count is an int, or an int64 tensor that is counted elementwise. Nothing here loads PyTorch.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Count = TypeVar("Count", int, "Tensor")
 _DEFAULT = FeatureConfig()
+UNITS_FOR_LONG_FRAMES = 256  # or more, for frames of 80 ms: letters come faster than those
 _LARGEST_DENOMINATOR = 100  # of a speed as a ratio: resampling filters grow with its terms
 
 
@@ -55,20 +56,37 @@ def frames_of(num_samples: Count, config: FeatureConfig = _DEFAULT) -> Count:
     return _none_below_zero((num_samples - window_samples(config)) // hop_samples(config) + 1)
 
 
-def frames_after_convolutions(num_frames: Count) -> Count:
-    """What two convolutions of width 3 and stride 2 without padding leave of so many frames or bins."""
-    return _none_below_zero((_none_below_zero((num_frames - 1) // 2) - 1) // 2)
+def frames_after_convolutions(num_frames: Count, subsampling: int = 4) -> Count:
+    """What convolutions of width 3 and stride 2 without padding leave of so many frames or bins.
+
+    subsampling : 2 to the power of their number
+    """
+    for _ in range(subsampling.bit_length() - 1):
+        num_frames = _none_below_zero((num_frames - 1) // 2)
+    return num_frames
 
 
-def frames_after_subsampling(num_samples: Count, config: FeatureConfig = _DEFAULT) -> Count:
-    """Encoder frames (40 ms) of so many samples."""
-    return frames_after_convolutions(frames_of(num_samples, config))
+def least_frames(subsampling: int = 4) -> int:
+    """The fewest feature frames (or bins) of which those convolutions leave one."""
+    return 2 * subsampling - 1
 
 
-def encoder_frames(seconds: float, config: FeatureConfig, speed: float = 1.0) -> int:
-    """Encoder frames (40 ms) that a recording has when it is played `speed` times as fast."""
+def encoder_frame_milliseconds(config: FeatureConfig, subsampling: int = 4) -> float:
+    """From one encoder frame to the next, in ms."""
+    return subsampling * config.hop_milliseconds
+
+
+def frames_after_subsampling(
+    num_samples: Count, config: FeatureConfig = _DEFAULT, subsampling: int = 4
+) -> Count:
+    """Encoder frames of so many samples."""
+    return frames_after_convolutions(frames_of(num_samples, config), subsampling)
+
+
+def encoder_frames(seconds: float, config: FeatureConfig, speed: float = 1.0, subsampling: int = 4) -> int:
+    """Encoder frames that a recording has when it is played `speed` times as fast."""
     recorded = samples_of(seconds, config.sample_rate_hz)
-    return frames_after_subsampling(samples_at_speed(recorded, speed), config)
+    return frames_after_subsampling(samples_at_speed(recorded, speed), config, subsampling)
 
 
 def frames_needed(unit_ids: Sequence[int]) -> int:
@@ -79,9 +97,25 @@ def frames_needed(unit_ids: Sequence[int]) -> int:
     return len(unit_ids) + sum(left == right for left, right in pairwise(unit_ids))
 
 
-def fits_ctc(unit_ids: Sequence[int], seconds: float, config: FeatureConfig, speed: float = 1.0) -> bool:
+def fits_ctc(
+    unit_ids: Sequence[int], seconds: float, config: FeatureConfig, speed: float = 1.0, subsampling: int = 4
+) -> bool:
     """True where CTC can align the units with a recording that is played `speed` times as fast."""
-    return frames_needed(unit_ids) <= encoder_frames(seconds, config, speed)
+    return frames_needed(unit_ids) <= encoder_frames(seconds, config, speed, subsampling)
+
+
+def too_few_frames(config: FeatureConfig, subsampling: int, num_units: int) -> str:
+    """Why an utterance does not fit, in words; with the units that would, where they are short for frames.
+
+    num_units : of the unit model, without the blank
+    """
+    reason = f"more units than frames of {encoder_frame_milliseconds(config, subsampling):g} ms"
+    if subsampling == 4 or num_units >= UNITS_FOR_LONG_FRAMES:
+        return reason
+    return (
+        f"{reason}; conformer.subsampling = {subsampling} wants data.unit_vocabulary_size = "
+        f"{UNITS_FOR_LONG_FRAMES} or more, here it is {num_units}"
+    )
 
 
 def _none_below_zero(count: Count) -> Count:

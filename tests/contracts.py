@@ -21,8 +21,9 @@ import pytest
 
 from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.layout import ROW_ARRAYS
 from teacher_cache.store.row_backends import RowBackend
-from teacher_cache.store.view import Rows, View, read_rows
+from teacher_cache.store.view import Rows, View, rows_of
 
 # What a process asks of the system, or of a library in its name, when it writes.
 TOUCHES_THE_DISK = frozenset(
@@ -202,12 +203,12 @@ def _nothing_is_kept() -> None:
 
 
 def law_a_backend_gives_the_rows_of_the_store(
-    opened: Callable[[CacheArrays, View], RowBackend], cache: Path, view: View, spans: Sequence[slice]
+    opened: Callable[[Path, View], RowBackend], cache: Path, view: View, spans: Sequence[slice]
 ) -> None:
     """Any span, in any order, as often as it is asked for; and no answer changes an earlier one."""
     arrays = CacheArrays(cache)
-    whole = read_rows(arrays, view, slice(0, arrays.layout.num_rows))
-    backend = opened(arrays, view)
+    whole = rows_of({name: arrays.read(name) for name in ROW_ARRAYS}, arrays.layout, view)
+    backend = opened(cache, view)
     answers = [(span, backend.rows(span)) for span in spans]
     for span, found in answers:
         assert_equal_rows(found, whole[span])
@@ -218,13 +219,12 @@ def law_a_backend_gives_the_rows_of_the_store(
             assert_equal_rows(Rows.concatenate(halves), found)
 
 
-def law_a_backend_refuses_a_row_that_was_never_written(
-    opened: Callable[[CacheArrays, View], RowBackend], damaged: Path, view: View, row: int
+def law_a_backend_refuses_rows_of_no_receipt(
+    opened: Callable[[Path, View], RowBackend], damaged: Path, view: View, row: int, said: str
 ) -> None:
-    """At the latest when it is asked for; damaged : a cache whose shard file with that row is gone"""
-    arrays = CacheArrays(damaged)
-    with pytest.raises(CacheError, match=f"row {row} was never written") as told:
-        opened(arrays, view).rows(slice(row, row + 1))
+    """At the latest when such a row is asked for, in one line; damaged : a cache whose `row` is another"""
+    with pytest.raises(CacheError, match=said) as told:
+        opened(damaged, view).rows(slice(row, row + 1))
     assert "\n" not in str(told.value)
 
 

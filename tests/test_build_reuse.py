@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from build_helpers import build_request, texts
 from synthetic_cache import CONFIG, Plan, make, passages_named, plan_of
 
+from teacher_cache.build.request import BuildJob
 from teacher_cache.build.reuse import copy_rows, find_reusable
 from teacher_cache.errors import CacheError
 from teacher_cache.store import read_manifest
@@ -79,3 +81,12 @@ def test_passages_of_two_caches_are_each_taken_once(cache: Path, tmp_path: Path)
     assert len(held) == 2
     assert len(set(taken)) == len(taken)
     assert set(taken) == {passage.digest for passage in (*passages_named(400), *second)}
+
+
+def test_a_folder_that_holds_another_cache_ends_a_build_before_any_work(
+    cache: Path, bert_folder: Path, tmp_path: Path
+) -> None:
+    job = BuildJob.of(build_request(bert_folder, tmp_path, texts(3)))
+    shutil.copytree(cache, tmp_path / job.fingerprint)
+    with pytest.raises(CacheError, match=f"holds another cache, {cache.name}"):
+        job.covering_cache(print)

@@ -12,7 +12,7 @@ import torch
 
 from student.config import StudentConfig, TrainerConfig
 from student.errors import StudentError
-from student.inference.averaging import Average, average_checkpoints
+from student.inference.averaging import Average, average_checkpoints, inference_checkpoint
 from student.training.checkpoint import Checkpoint, mark_best, save_checkpoint, saved_steps, step_path
 from student.training.run_folder import best_saved_steps, prune_checkpoints
 
@@ -29,6 +29,9 @@ def checkpoint_of(step: int, weights: dict[str, torch.Tensor], **changes: Any) -
         totals={},
         spike_detector={"mean_loss_per_second": 3.5, "num_steps": 7.0},
         branch_balance={"scale": 2.5},
+        clipping={},
+        average={},
+        averaged_steps=0,
         loss_scale={},
         units_model=b"units",
         pieces=(1,),
@@ -122,3 +125,14 @@ def test_as_many_of_the_best_are_kept_as_asked(tmp_path: Path) -> None:
 def test_an_average_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(StudentError, match="last or best"):
         Average(**wrong)
+
+
+def test_a_run_s_moving_average_stands_for_its_weights(tmp_path: Path) -> None:
+    weights, moving = weights_of(0), {"ctc_head.weight": torch.full((4, 3), 0.25)}
+    path = saved(tmp_path, 1, weights, average=moving, averaged_steps=1)
+    used, _ = inference_checkpoint(path)
+    assert torch.equal(used.model["ctc_head.weight"], moving["ctc_head.weight"])
+    assert torch.equal(used.model["features.window"], weights["features.window"]) and not used.average
+    other = saved(tmp_path, 2, weights, average={"ctc_head.weight": torch.full((4, 3), 0.75)})
+    mean = average_checkpoints([path, other])
+    assert torch.equal(mean.model["ctc_head.weight"], torch.full((4, 3), 0.5))

@@ -13,6 +13,7 @@ from tiny_run import listening, tiny_job
 from student.config import StudentConfig
 from student.data.batch import TrainingBatch
 from student.data.dataset import load_batches
+from student.data.phase import Phase
 from student.data.training_data import TrainingData, load_training_data
 from student.loss.objective import attended_frames, compute_objective, run_model
 from student.model.features import LogMel
@@ -156,10 +157,24 @@ def test_a_token_s_units_spell_its_word(data_of: Any) -> None:
 
 def test_a_deaf_decoder_is_told_with_the_settings_to_change_and_a_listening_one_is_not() -> None:
     deaf = {"accuracy_final": 0.0886, "accuracy_deaf_final": 0.0884}
-    assert "8.9% with the utterance's own audio and 8.8% with another's" in deafness_warning(deaf)
+    assert (
+        "8.9% with the utterance's own audio and 8.8% with another's (margin 2 points)"
+        in deafness_warning(deaf)
+    )
     assert "decoder.history" in deafness_warning(deaf) and "\n" not in deafness_warning(deaf)
     assert deafness_warning({"accuracy_final": 0.1505, "accuracy_deaf_final": 0.106}) == ""
     assert deafness_warning({"wer": 0.5}) == ""
+
+
+def test_a_decoder_is_deaf_in_kd_where_that_gains_less_than_its_own_margin() -> None:
+    guessing = {"accuracy_final": 0.15, "accuracy_deaf_final": 0.10}
+    deaf = guessing | {"kd_per_token_final": 3.95, "kd_per_token_deaf_final": 4.0}
+    told = deafness_warning(deaf)
+    assert "3.950 nats a token" in told and "4.000 with another's (margin 0.1)" in told
+    assert "guesses" not in told and "decoder.attention" in told and "\n" not in told
+    assert deafness_warning(guessing | {"kd_per_token_final": 3.8, "kd_per_token_deaf_final": 4.0}) == ""
+    both = deafness_warning(deaf | {"accuracy_deaf_final": 0.149})
+    assert "guesses 15.0%" in both and "nats a token" in both
 
 
 def test_before_its_step_attention_is_free(data_of: Any) -> None:
@@ -167,5 +182,5 @@ def test_before_its_step_attention_is_free(data_of: Any) -> None:
     (heard,) = load_batches(data.train.speech, [[(0, 0), (0, 1), (0, 2)]])
     log_mel = LogMel(listening(TINY).features)
     for is_aligned in (False, True):
-        batch = data.train.training_batch(heard, log_mel, torch.device("cpu"), is_aligned)
+        batch = data.train.training_batch(heard, log_mel, torch.device("cpu"), Phase(is_aligned=is_aligned))
         assert (batch.decoder.unit_spans is not None) == is_aligned

@@ -11,13 +11,15 @@ from torch import nn
 
 from student.config import ConformerConfig
 from student.errors import StudentError
-from student.frames import frames_after_convolutions
+from student.frames import frames_after_convolutions, least_frames
 from student.model.attention import attend, rotate, rotation
 from student.model.conformer import Conformer
 from student.model.dropout import Dropout
 
 TINY = tiny_conformer(num_layers=3, taps=(1, 2))
 BINS = 20
+EIGHT = replace(TINY, subsampling=8)
+BOTH = pytest.mark.parametrize("config", [TINY, EIGHT], ids=["4", "8"])
 
 
 def encoder(config: ConformerConfig = TINY, seed: int = 0) -> Conformer:
@@ -32,9 +34,15 @@ def utterances(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("is_training", [False, True])
-@pytest.mark.parametrize("num_frames", [7, 10, 11, 12, 13, 63])
-def test_padding_invariance(is_training: bool, num_frames: int) -> None:
-    model = encoder().train(is_training)
+@pytest.mark.parametrize(
+    ("config", "num_frames"),
+    [
+        *((TINY, count) for count in (7, 10, 11, 12, 13, 63)),
+        *((EIGHT, count) for count in (15, 22, 23, 24, 63)),
+    ],
+)
+def test_padding_invariance(is_training: bool, config: ConformerConfig, num_frames: int) -> None:
+    model = encoder(config).train(is_training)
     features, lengths = utterances(97, num_frames, 50)
     features[1, num_frames:] *= 100
     together = model(features, lengths)
@@ -47,11 +55,12 @@ def test_padding_invariance(is_training: bool, num_frames: int) -> None:
         )
 
 
-def test_gradients_are_padding_invariant_too() -> None:
+@BOTH
+def test_gradients_are_padding_invariant_too(config: ConformerConfig) -> None:
     features, lengths = utterances(97, 40)
     gradients = []
     for batches in ([(features, lengths)], [(features[:1], lengths[:1]), (features[1:, :40], lengths[1:])]):
-        model = encoder().train()
+        model = encoder(config).train()
         for batch in batches:
             encoded = model(*batch)
             for row, length in enumerate(encoded.frame_lengths):
@@ -109,6 +118,7 @@ def test_conditioning_reaches_the_layers_above_its_tap_only() -> None:
         {"num_heads": 4},
         {"feed_forward_dim": 48},
         {"conv_kernel_frames": 3},
+        {"subsampling": 8},
         {"subsampling_channels": 3},
         {"dropout": 0.5},
     ],
@@ -124,19 +134,39 @@ def test_each_setting_changes_the_encoder(change: dict[str, float]) -> None:
         assert changed.hidden[1].shape != plain.shape or not torch.allclose(changed.hidden[1], plain)
 
 
-@pytest.mark.parametrize("num_frames", [0, 1, 6])
-def test_an_utterance_without_a_frame_left_is_refused(num_frames: int) -> None:
+@pytest.mark.parametrize(
+    ("config", "num_frames", "least"),
+    [*((TINY, count, "7 .*85 ms") for count in (0, 1, 6)), (EIGHT, 14, "15 .*165 ms")],
+)
+def test_an_utterance_without_a_frame_left_is_refused(
+    config: ConformerConfig, num_frames: int, least: str
+) -> None:
     features, lengths = utterances(40, 40)
     lengths[1] = num_frames
-    with pytest.raises(StudentError, match="85 ms"):
-        encoder()(features, lengths)
+    with pytest.raises(StudentError, match=least):
+        encoder(config)(features, lengths)
 
 
-def test_frames_after_convolutions_is_the_length_that_convolutions_leave() -> None:
-    convolution = nn.Conv1d(1, 1, 3, stride=2)
-    for num_frames in range(7, 60):
-        expected = convolution(convolution(torch.zeros(1, 1, num_frames))).shape[2]
-        assert frames_after_convolutions(torch.tensor(num_frames)) == expected
+def test_eight_halves_the_frames_once_more_and_never_mixes_channels_before_it_is_told_to() -> None:
+    four, eight = (encoder(config)(*utterances(160)).hidden[3].shape[1] for config in (TINY, EIGHT))
+    assert (four, eight) == (39, 19)
+    second = encoder(EIGHT).subsampling.second
+    x = torch.randn(1, TINY.subsampling_channels, 9, 9, requires_grad=True)
+    (reached,) = torch.autograd.grad(second.depthwise(x)[:, 1].sum(), x)
+    assert [bool(channel.abs().sum()) for channel in reached[0]] == [False, True, False, False]
+    with pytest.raises(ValueError, match="subsampling 6 must be 4 or 8"):
+        replace(TINY, subsampling=6)
+
+
+@pytest.mark.parametrize(("subsampling", "num_convolutions"), [(4, 2), (8, 3)])
+def test_frames_after_convolutions_is_the_length_that_convolutions_leave(
+    subsampling: int, num_convolutions: int
+) -> None:
+    convolutions = nn.Sequential(*[nn.Conv1d(1, 1, 3, stride=2) for _ in range(num_convolutions)])
+    assert frames_after_convolutions(least_frames(subsampling) - 1, subsampling) == 0
+    for num_frames in range(least_frames(subsampling), 60):
+        expected = convolutions(torch.zeros(1, 1, num_frames)).shape[2]
+        assert frames_after_convolutions(torch.tensor(num_frames), subsampling) == expected
 
 
 def test_bfloat16_stays_close_to_float32_and_ignores_padding() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from student.config import AugmentationConfig, ConformerConfig, FeatureConfig
 from student.data.augmentation import (
@@ -88,8 +90,8 @@ def test_silence_is_finite(log_mel: LogMel) -> None:
     assert log_mel(torch.zeros(1, 4_000), torch.tensor([4_000]))[0].isfinite().all()
 
 
-def augmented(ids: list[str], seed: int = 1, epoch: int = 0, **settings: float) -> torch.Tensor:
-    config = AugmentationConfig(**settings)  # type: ignore[arg-type]
+def augmented(ids: list[str], seed: int = 1, epoch: int = 0, **values: float) -> torch.Tensor:
+    config = AugmentationConfig(**values)  # type: ignore[arg-type]
     features = torch.ones(len(ids), 200, 80)
     generators = [utterance_generator(seed, epoch, name, "masks") for name in ids]
     return spec_augment(
@@ -115,6 +117,38 @@ def test_each_mask_setting_does_something_and_stays_within_its_bounds() -> None:
     frames = augmented(["a"], **none | {"time_masks": 1, "time_mask_fraction": 0.1})
     assert 0 < (bins == 0).all(dim=1).sum() <= 10 and (bins == 0).any(dim=2).all()
     assert 0 < (frames == 0).all(dim=2).sum() <= 20 and (frames == 0).any(dim=1).all()
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 400),
+    st.integers(0, 6),
+    st.floats(0, 1),
+    st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)).map(sorted),
+    st.sampled_from([10.0, 12.5]),
+)
+def test_word_masks_are_so_long_and_hide_no_more_than_plain_ones_might(
+    length: int, masks: int, fraction: float, seconds: list[float], hop: float
+) -> None:
+    config = AugmentationConfig(
+        frequency_masks=0, time_masks=masks, time_mask_fraction=fraction, word_mask_seconds=tuple(seconds)
+    )
+    generator = utterance_generator(1, 0, "a", "masks")
+    features = spec_augment(torch.ones(1, 400, 2), torch.tensor([length]), config, [generator], hop)
+    hidden = (features[0] == 0).all(dim=1)
+    assert not hidden[length:].any()
+    assert int(hidden.sum()) <= masks * fraction * length
+    nothing = torch.zeros(1, dtype=torch.int32)
+    edges = torch.diff(hidden.int(), prepend=nothing, append=nothing)
+    runs = (edges == -1).nonzero() - (edges == 1).nonzero()
+    assert (runs >= min(round(1000 * seconds[0] / hop), length)).all()
+
+
+def test_enough_of_an_utterance_gets_all_its_word_masks() -> None:
+    config = AugmentationConfig(frequency_masks=0, time_masks=1, time_mask_fraction=0.25)
+    generators = [utterance_generator(1, 0, "a", "masks")]
+    features = spec_augment(torch.ones(1, 200, 2), torch.tensor([200]), config, generators, 10.0)
+    assert 30 <= int((features[0] == 0).all(dim=1).sum()) <= 50
 
 
 def test_the_features_given_stay_as_they_are() -> None:

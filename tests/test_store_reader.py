@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forgery import rewrite
+from independent_check import other_parts
 from independent_reader import at_temperature, read_cache
 from synthetic_cache import CONFIG, Plan, SyntheticTeacher, make, passages_named, plan_of, three_shards
 
@@ -99,8 +101,18 @@ def test_a_reader_of_forty_lines_that_knows_only_the_document_reads_the_same(cac
         np.testing.assert_allclose(targets.tail_logprob, tail, rtol=0, atol=1e-5)
 
 
-def test_the_independent_reader_imports_nothing_of_ours() -> None:
-    source = Path(__file__).with_name("independent_reader.py").read_text()
+def test_the_document_alone_suffices_to_hold_a_cache_to_its_manifest(cache: Path, tmp_path: Path) -> None:
+    assert other_parts(cache) == []
+    changed = shutil.copytree(cache, tmp_path / cache.name)
+    rewrite(changed, "row/top_id", lambda ids: ids.__setitem__((1500, 20), 5))
+    rewrite(changed, "passage/start", lambda start: start.__setitem__(3, 0))
+    (changed / "row/lognorm/zarr.json").write_text((changed / "row/lognorm/zarr.json").read_text() + " ")
+    assert other_parts(changed) == ["row/lognorm/zarr.json", "passage/start", (1, "row/top_id")]
+
+
+@pytest.mark.parametrize("name", ["independent_reader", "independent_check"])
+def test_the_independent_readers_import_nothing_of_ours(name: str) -> None:
+    source = Path(__file__).with_name(f"{name}.py").read_text()
     assert not any(name in source for name in ("teacher_cache", "student", "pipeline", "synthetic"))
     assert len(source.splitlines()) <= 40
 

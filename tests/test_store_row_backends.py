@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from contracts import (
     law_a_backend_gives_the_rows_of_the_store,
-    law_a_backend_refuses_a_row_that_was_never_written,
+    law_a_backend_refuses_rows_of_no_receipt,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,12 +23,14 @@ from synthetic_cache import Plan, three_shards
 
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.store import TeacherCacheReader, TeacherTargets
-from teacher_cache.store import view as view_module
+from teacher_cache.store import TeacherCacheReader, TeacherTargets, read_manifest
 from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.checked_cache import CheckedCache
 from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
+from teacher_cache.store.old_receipts import column_digests
 from teacher_cache.store.row_backends import BACKENDS, ChunkRows, MemoryRows, RowBackend
-from teacher_cache.store.view import View
+from teacher_cache.store.row_source import RowSource
+from teacher_cache.store.view import View, row_bytes
 
 CONFIG = CacheConfig(top_k=40, temperatures=(1.0, 2.0))  # three inner chunks of columns
 PLAN = three_shards(CONFIG)
@@ -52,19 +54,25 @@ def digest_of(targets: TeacherTargets) -> str:
     return sha256.hexdigest()
 
 
-def _map(arrays: CacheArrays, view: View, folder: Path) -> MappedRows:
-    start = arrays.read("passage/start")
-    spans = np.stack([start, start + arrays.read("passage/length")], axis=1)
-    ensure_map(folder / "rows.map", arrays, "f" * 32, view, spans)
-    return MappedRows(folder / "rows.map", arrays.layout, view)
+def source(cache: Path, view: View, scratch: Path | None = None) -> RowSource:
+    checked = CheckedCache(cache)
+    return RowSource(checked, view, column_digests(checked, scratch))
+
+
+def _map(cache: Path, view: View, folder: Path) -> MappedRows:
+    manifest = read_manifest(cache)
+    ensure_map(
+        folder / "rows.map", manifest, view, lambda: (CheckedCache(cache), source(cache, view, folder))
+    )
+    return MappedRows(folder / "rows.map", manifest.layout, view)
 
 
 # What opens each backend, given an empty folder; one that comes later is one more entry.
-OPENED: dict[str, Callable[[CacheArrays, View, Path], RowBackend]] = {
-    "memory": lambda arrays, view, folder: MemoryRows(arrays, view),
+OPENED: dict[str, Callable[[Path, View, Path], RowBackend]] = {
+    "memory": lambda cache, view, folder: MemoryRows(source(cache, view, folder)),
     "map": _map,
-    "chunks": lambda arrays, view, folder: ChunkRows(arrays, view, 1 << 30),
-    "chunks, one at a time": lambda arrays, view, folder: ChunkRows(arrays, view, 0),
+    "chunks": lambda cache, view, folder: ChunkRows(source(cache, view, folder), 1 << 30),
+    "chunks, one at a time": lambda cache, view, folder: ChunkRows(source(cache, view, folder), 0),
 }
 VIEWS = (View(40, 1.0, "bucket"), View(7, 2.0, "bucket"), View(17, 3.3, "renormalise"))
 
@@ -86,7 +94,7 @@ def test_every_backend_gives_the_rows_of_the_store(
     starts = random.integers(0, num_rows - 60, 20).tolist()
     spans = [*edges, *(slice(start, start + int(random.integers(1, 60))) for start in starts), slice(0, 1)]
     law_a_backend_gives_the_rows_of_the_store(
-        lambda arrays, view: OPENED[name](arrays, view, tmp_path), cache, view, spans
+        lambda cache, view: OPENED[name](cache, view, tmp_path), cache, view, spans
     )
 
 
@@ -94,8 +102,12 @@ def test_every_backend_gives_the_rows_of_the_store(
 def test_every_backend_refuses_a_row_that_was_never_written(cache: Path, tmp_path: Path, name: str) -> None:
     copy = shutil.copytree(cache, tmp_path / cache.name)
     (copy / "row/top_id/c/2/0").unlink()
-    law_a_backend_refuses_a_row_that_was_never_written(
-        lambda arrays, view: OPENED[name](arrays, view, tmp_path), copy, VIEWS[0], row=2048
+    law_a_backend_refuses_rows_of_no_receipt(
+        lambda cache, view: OPENED[name](cache, view, tmp_path),
+        copy,
+        VIEWS[0],
+        row=2048,
+        said="row 2048 was never written",
     )
 
 
@@ -155,19 +167,16 @@ def test_the_memory_limit_chooses(cache: Path, tmp_path: Path) -> None:
 def test_chunks_stay_within_the_limit_and_the_last_used_are_kept(
     cache: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[slice] = []
-    whole = view_module.read_rows
-    monkeypatch.setattr(
-        "teacher_cache.store.row_backends.read_rows",
-        lambda a, v, span: read.append(span) or whole(a, v, span),
-    )
+    read: list[int] = []
+    whole = RowSource.chunk
+    monkeypatch.setattr(RowSource, "chunk", lambda self, number: read.append(number) or whole(self, number))
     view = View(8, 1.0, "bucket")
-    chunk_bytes = view_module.row_bytes(plan.layout, view) * 1024
-    chunks = ChunkRows(CacheArrays(cache), view, 2 * chunk_bytes)
+    chunk_bytes = row_bytes(plan.layout, view) * 1024
+    chunks = ChunkRows(source(cache, view), 2 * chunk_bytes)
     for row in (0, 1024, 0, 2048, 0, 1024):  # 1024 is the one that has to go
         chunks.rows(slice(row, row + 3))
         assert chunks.held_bytes <= 2 * chunk_bytes
-    assert [span.start for span in read] == [0, 1024, 2048, 1024]
+    assert read == [0, 1, 2, 1]
     across = chunks.rows(slice(1000, 1100))
     assert np.array_equal(across.gold_id, plan.rows.gold_id[1000:1100])
 
@@ -183,11 +192,11 @@ def test_a_view_reads_no_column_that_it_does_not_need(cache: Path, monkeypatch: 
 
     monkeypatch.setattr(CacheArrays, "read", counted)
     TeacherCacheReader(cache, top_k=8, tail="renormalise", temperature=3.0).prepare()
-    assert asked["row/top_id"] == asked["row/top_logprob"] == 8  # one inner chunk of 16 columns out of three
-    assert "row/lognorm" not in asked and "row/gold_logprob" not in asked
+    assert asked["row/top_id"] == asked["row/top_logprob"] == 16  # one column chunk out of three
+    assert "row/lognorm" not in asked and "row/tail_logprob" not in asked
     TeacherCacheReader(cache, top_k=8).prepare()
-    assert (asked["row/top_id"], asked["row/top_logprob"]) == (8, 40)  # their mass joins the tail
-    assert asked["row/lognorm"] == asked["row/tail_logprob"] == 1
+    assert (asked["row/top_id"], asked["row/top_logprob"]) == (16, 40)  # their mass joins the tail
+    assert asked["row/lognorm"] == asked["row/tail_logprob"] == 2
 
 
 def mapped(cache: Path, scratch: Path, **changes: object) -> TeacherCacheReader:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.validation import too_dense
-from student.config import ConformerConfig, FeatureConfig
+from student.config import SUBSAMPLINGS, ConformerConfig, FeatureConfig, StudentConfig
 from student.data.augmentation import change_speed
 from student.data.manifest import Utterance
 from student.data.units import Units, train_units
@@ -20,12 +20,15 @@ from student.frames import (
     frames_after_subsampling,
     frames_needed,
     frames_of,
+    least_frames,
     samples_at_speed,
     samples_of,
+    too_few_frames,
 )
 from student.model.conformer import Subsampling
 from student.model.features import LogMel
 
+BINS = 15  # the fewest that three convolutions leave one of
 SPEEDS = st.sampled_from([0.9, 1.0, 1.1]) | st.integers(25, 400).map(lambda percent: percent / 100)
 
 
@@ -35,8 +38,9 @@ def log_mel(config: FeatureConfig) -> LogMel:
 
 
 @cache
-def subsampling() -> Subsampling:
-    return Subsampling(ConformerConfig(subsampling_channels=1, model_dim=2, num_heads=1), 8)
+def convolutions(subsampling: int) -> Subsampling:
+    shape = ConformerConfig(subsampling_channels=1, model_dim=2, num_heads=1, subsampling=subsampling)
+    return Subsampling(shape, BINS)
 
 
 def in_a_manifest(num_samples: int, sample_rate_hz: int) -> float:
@@ -62,22 +66,28 @@ def test_a_speed_leaves_so_many_samples(num_samples: int, speed: float) -> None:
     SPEEDS,
     st.sampled_from(
         [
-            FeatureConfig(mel_bins=8),
-            FeatureConfig(mel_bins=8, sample_rate_hz=8_000, hop_milliseconds=12.5),
-            FeatureConfig(mel_bins=8, sample_rate_hz=11_025, window_milliseconds=20.0),
+            FeatureConfig(mel_bins=BINS),
+            FeatureConfig(mel_bins=BINS, sample_rate_hz=8_000, hop_milliseconds=12.5),
+            FeatureConfig(mel_bins=BINS, sample_rate_hz=11_025, window_milliseconds=20.0),
         ]
     ),
+    st.sampled_from(SUBSAMPLINGS),
 )
-@example(1495, 1.1, FeatureConfig(mel_bins=8))
-@example(1360, 1.0, FeatureConfig(mel_bins=8))
-def test_frames_are_those_of_a_real_waveform(num_samples: int, speed: float, config: FeatureConfig) -> None:
+@example(1495, 1.1, FeatureConfig(mel_bins=BINS), 4)
+@example(1360, 1.0, FeatureConfig(mel_bins=BINS), 4)
+@example(2640, 1.0, FeatureConfig(mel_bins=BINS), 8)
+def test_frames_are_those_of_a_real_waveform(
+    num_samples: int, speed: float, config: FeatureConfig, subsampling: int
+) -> None:
     waveform = change_speed(torch.randn(num_samples) / 10, speed)
     features, frame_lengths = log_mel(config)(waveform[None], torch.tensor([len(waveform)]))
     num_frames = int(frame_lengths[0])
     assert num_frames == frames_of(len(waveform), config)
     assert features.shape[1] == max(num_frames, 1)
-    encoded = subsampling()(features).shape[1] if num_frames >= 7 else 0
-    assert encoder_frames(in_a_manifest(num_samples, config.sample_rate_hz), config, speed) == encoded
+    is_long_enough = num_frames >= least_frames(subsampling)
+    encoded = convolutions(subsampling)(features).shape[1] if is_long_enough else 0
+    seconds = in_a_manifest(num_samples, config.sample_rate_hz)
+    assert encoder_frames(seconds, config, speed, subsampling) == encoded
 
 
 @given(st.lists(st.integers(0, 100_000), min_size=1))
@@ -93,15 +103,15 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Units:
     return train_units(["abc"], tmp_path_factory.mktemp("units") / "units.model", 5, "char")[0]
 
 
-@given(st.text("abc", min_size=1, max_size=12), st.integers(1, 12_000), SPEEDS)
-@example("a", 2199, 1.1)  # two units with the mark that begins a word
+@given(st.text("abc", min_size=1, max_size=12), st.integers(1, 12_000), SPEEDS, st.sampled_from(SUBSAMPLINGS))
+@example("a", 2199, 1.1, 4)  # two units with the mark that begins a word
 def test_validation_reports_what_training_leaves_out(
-    units: Units, text: str, num_samples: int, speed: float
+    units: Units, text: str, num_samples: int, speed: float, subsampling: int
 ) -> None:
     config = FeatureConfig()
     utterance = Utterance("one", "", text, in_a_manifest(num_samples, config.sample_rate_hz))
-    is_left_out = not fits_ctc(units.encode(text), utterance.seconds, config, speed)
-    assert bool(too_dense({"train": [utterance]}, units, config, speed)) == is_left_out
+    is_left_out = not fits_ctc(units.encode(text), utterance.seconds, config, speed, subsampling)
+    assert bool(too_dense({"train": [utterance]}, units, config, speed, subsampling)) == is_left_out
 
 
 def test_the_utterances_that_two_laws_once_judged_differently() -> None:
@@ -111,3 +121,17 @@ def test_the_utterances_that_two_laws_once_judged_differently() -> None:
     assert frames_after_subsampling(2000) == 2 and frames_after_subsampling(1999) == 1
     assert fits_ctc([1, 2], in_a_manifest(2199, 16_000), config, 1.1)
     assert frames_needed([1, 1, 2]) == 4
+
+
+def test_letters_on_long_frames_are_told_which_units_would_fit() -> None:
+    assert too_few_frames(FeatureConfig(), 4, 28) == "more units than frames of 40 ms"
+    assert too_few_frames(FeatureConfig(), 8, 256) == "more units than frames of 80 ms"
+    told = too_few_frames(FeatureConfig(hop_milliseconds=12.5), 8, 28)
+    assert "frames of 100 ms" in told and "data.unit_vocabulary_size = 256 or more, here it is 28" in told
+
+
+def test_mel_bins_of_which_nothing_is_left_are_refused() -> None:
+    shape = ConformerConfig(subsampling=8)
+    with pytest.raises(ValueError, match="mel_bins 14 leaves nothing .* the least is 15"):
+        StudentConfig(features=FeatureConfig(mel_bins=14), conformer=shape)
+    StudentConfig(features=FeatureConfig(mel_bins=15), conformer=shape)

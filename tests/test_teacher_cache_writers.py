@@ -34,7 +34,7 @@ from teacher_cache.store.manifest import MANIFEST, Receipt, write_manifest, writ
 from teacher_cache.store.memory_map import ensure_map
 from teacher_cache.store.root import write_name
 from teacher_cache.store.rows import encode
-from teacher_cache.store.view import View
+from teacher_cache.store.view import View, rows_of
 from teacher_cache.store.writer import publish
 from teacher_cache.teacher.folder import write_teacher
 
@@ -63,16 +63,17 @@ def memory_map(plan: Plan) -> Writer:
     """Of a store that is already in memory: a forked process has no threads to read one."""
     lengths = np.array([len(passage.text.split()) for passage in plan.passages])
     ends = np.cumsum(lengths)
-    stored = encode(plan.rows, plan.layout)
-    arrays = SimpleNamespace(
-        layout=plan.layout,
-        read=lambda name, selection=np.s_[:]: {**stored, "passage/digest": plan.digests}[name][selection],
-    )
-    spans, view = np.stack([ends - lengths, ends], axis=1), View(8, 1.0, "bucket")
-    return small_file(
-        lambda folder, version: ensure_map(folder / "a.map", arrays, str(version) * 32, view, spans),  # type: ignore[arg-type]
-        "a.map",
-    )
+    stored, view = encode(plan.rows, plan.layout), View(8, 1.0, "bucket")
+    cache = SimpleNamespace(digests=plan.digests, spans=np.stack([ends - lengths, ends], axis=1))
+    rows = rows_of(stored, plan.layout, view)
+    shards = [plan.layout.shard_rows(shard) for shard in range(plan.layout.num_shards)]
+    source = SimpleNamespace(shards=lambda: ((span, rows[span]) for span in shards))
+
+    def write(folder: Path, version: int) -> None:
+        manifest = replace(plan.manifest, build={"version": version})
+        ensure_map(folder / "a.map", manifest, view, lambda: (cache, source))  # type: ignore[arg-type, return-value]
+
+    return small_file(write, "a.map")
 
 
 def archive(cache: Path) -> Writer:

@@ -52,6 +52,9 @@ def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
         totals={"seconds": 1.5},
         spike_detector={"mean_loss_per_second": 3.5, "num_steps": 7.0},
         branch_balance={"scale": 2.5},
+        clipping={"mean_log_norm": 1.5, "num_steps": 7.0},
+        average={"weight": torch.full((2, weights), 0.5)},
+        averaged_steps=6,
         loss_scale={"scale": 1024.0},
         units_model=bytes(range(256)),
         pieces=(3, 5),
@@ -74,9 +77,12 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     saved = checkpoint_of()
     save_checkpoint(tmp_path / "a.pt", saved)
     loaded = load_checkpoint(tmp_path / "a.pt")
-    tensors = {"model": saved.model, "optimiser": saved.optimiser}
+    tensors = {"model": saved.model, "optimiser": saved.optimiser, "average": saved.average}
     assert replace(loaded, **tensors) == saved
     assert all(torch.equal(loaded.model[name], tensor) for name, tensor in saved.model.items())
+    assert torch.equal(loaded.average["weight"], saved.average["weight"])
+    assert torch.equal(loaded.usable_model["weight"], saved.average["weight"])
+    assert torch.equal(loaded.usable_model["bias"], saved.model["bias"])
     assert torch.equal(loaded.optimiser["state"][0]["exp_avg"], saved.optimiser["state"][0]["exp_avg"])
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
@@ -169,7 +175,8 @@ def test_a_model_is_used_from_final_else_best_else_last(tmp_path: Path) -> None:
 def test_a_checkpoint_of_format_2_goes_on_with_what_it_kept_among_its_totals(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "new.pt", checkpoint_of())
     content = torch.load(tmp_path / "new.pt", weights_only=True)
-    del content["spike_detector"], content["branch_balance"]
+    del content["spike_detector"], content["branch_balance"], content["clipping"]
+    del content["average"], content["averaged_steps"]
     content["format_version"] = 2
     kept = {"mean_loss_per_second": 8.0, "watched_steps": 31.0, "branch_scale": 4.0}
     torch.save(content | {"totals": {"seconds": 1.5, **kept}}, tmp_path / "a.pt")
@@ -277,3 +284,14 @@ def test_states_that_do_not_fit_the_run_are_refused_in_one_line(tmp_path: Path, 
     with pytest.raises(StudentError, match="the checkpoint of step 7 does not fit") as caught:
         optimisation.restore(load_checkpoint(tmp_path / "a.pt"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_format_3_goes_on_with_no_norm_learnt_and_no_average(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "new.pt", checkpoint_of())
+    content = torch.load(tmp_path / "new.pt", weights_only=True)
+    del content["clipping"], content["average"], content["averaged_steps"]
+    torch.save(content | {"format_version": 3}, tmp_path / "a.pt")
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    assert (loaded.average, loaded.averaged_steps) == ({}, 0)
+    assert loaded.usable_model.keys() == loaded.model.keys()
+    assert loaded.clipping == {} and loaded.branch_balance == {"scale": 2.5}

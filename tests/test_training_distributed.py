@@ -80,7 +80,7 @@ def run_ranks(folder: Path, run: str, world: int, stop_at: int = -1) -> int:
 
 def curve(run_dir: Path, name: str = "loss", kind: str = "train") -> list[float]:
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [entry[name] for entry in map(json.loads, lines) if entry["kind"] == kind]
+    return [entry[name] for entry in map(json.loads, lines) if entry["kind"] == kind and name in entry]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_two_ranks_give_the_loss_curve_of_one(folder: Path) -> None:
     alone, both = folder / "alone", folder / "both"
     assert len(curve(alone)) == STEPS
     for name in ("loss", "ctc", "kd_final", "ce_tap1", "gradient_norm"):
-        assert curve(both, name) == pytest.approx(curve(alone, name), rel=1e-5)
+        assert curve(both, name) == pytest.approx(curve(alone, name), rel=1e-5) != []
     for name in ("share_all", "norm_soft_tap1", "cosine_ctc_hard_final"):
         assert curve(both, name, "gradient") == pytest.approx(curve(alone, name, "gradient"), rel=1e-4)
     one, other = (load_checkpoint(run / "final.pt").model for run in (alone, both))

@@ -33,11 +33,14 @@ CHANGES: dict[str, Any] = {
     "augmentation.frequency_mask_bins": 20,
     "augmentation.time_masks": 2,
     "augmentation.time_mask_fraction": 0.3,
+    "augmentation.word_masks_below_cer": 1.0,
+    "augmentation.word_mask_seconds": (0.1, 0.2),
     "conformer.num_layers": 3,
     "conformer.model_dim": 32,
     "conformer.num_heads": 4,
     "conformer.feed_forward_dim": 64,
     "conformer.conv_kernel_frames": 5,
+    "conformer.subsampling": 8,
     "conformer.subsampling_channels": 8,
     "conformer.dropout": 0.2,
     "conformer.taps": (1, 2),
@@ -58,6 +61,7 @@ CHANGES: dict[str, Any] = {
     "objective.ctc_weight": 0.5,
     "objective.intermediate_ctc_weight": 0.2,
     "objective.branch": "alignment",
+    "objective.branch_from_step": 2,
     "objective.branch_on_taps": False,
     "objective.branch_share": 0.5,
     "objective.share_every_steps": 2,
@@ -74,6 +78,7 @@ CHANGES: dict[str, Any] = {
     "trainer.final_learning_rate_fraction": 0.5,
     "trainer.weight_decay": 0.5,
     "trainer.gradient_clip": 0.1,
+    "trainer.average_decay": 0.5,
     "trainer.precision": "bfloat16",
     "trainer.compile": True,
     "trainer.seed": 2,
@@ -92,13 +97,21 @@ KEEPS: dict[str, Any] = {
     "trainer.data_workers": 1,
     "trainer.audio_memory_megabytes": 0,
     "trainer.label_memory_megabytes": 0,
+    "trainer.gradient_clip_ratio": 0.5,  # from the 21st step on
     "trainer.max_bad_steps": 1,
     "trainer.explosion_ratio": 20.0,
     "trainer.keep_best_checkpoints": 2,  # where the best are among the last
 }
 FIXED = {"features.sample_rate_hz"}  # of the corpus: another one is refused
 NEEDS: dict[str, dict[str, Any]] = {  # what else must be so for the setting to matter
+    "conformer.subsampling": {"features.hop_milliseconds": 5.0},  # letters do not fit otherwise
     "conformer.taps": {"conformer.num_layers": 3},
+    "augmentation.word_masks_below_cer": {"augmentation.time_masks": 5},
+    "augmentation.word_mask_seconds": {
+        "augmentation.word_masks_below_cer": 1.0,
+        "augmentation.time_masks": 5,
+        "augmentation.time_mask_fraction": 0.3,
+    },
     "decoder.aligned_from_step": {"decoder.attention": "aligned"},
     "decoder.window_frames": {"decoder.attention": "aligned"},
     "decoder.window_from_previous": {"decoder.attention": "aligned"},

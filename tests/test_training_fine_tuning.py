@@ -19,7 +19,7 @@ from student.data.training_data import load_training_data
 from student.data.units import train_units
 from student.errors import StudentError
 from student.loss.objective import Objective
-from student.training import run as training_run
+from student.training import measurements
 from student.training.checkpoint import load_checkpoint, saved_steps, step_path
 from student.training.estimate import estimate_training
 from student.training.log import RunLog
@@ -162,12 +162,12 @@ def test_of_equal_rates_the_earlier_is_the_better() -> None:
 @pytest.fixture
 def worse_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A dev split on which the first two evaluations improve and the others do not."""
-    measure, rates = training_run.dev_figures, iter([0.9, 0.5, 0.6, 0.5, 0.4])
+    measure, rates = measurements.dev_figures, iter([0.9, 0.5, 0.6, 0.5, 0.4])
 
     def figures(*arguments: Any) -> dict[str, float]:
         return measure(*arguments) | {"wer": next(rates)}
 
-    monkeypatch.setattr(training_run, "dev_figures", figures)
+    monkeypatch.setattr(measurements, "dev_figures", figures)
     yield 4
 
 

@@ -24,7 +24,7 @@ from tiny_run import (
 from student.data.manifest import read_manifest
 from student.errors import StudentError
 from student.signals import STOP_SIGNALS, TrainingInterrupted
-from student.training import run as training_run
+from student.training import measurements
 from student.training.checkpoint import load_checkpoint, saved_steps, step_path
 from student.training.run_folder import run_lock
 from student.training.trainer import TrainingJob, train
@@ -67,9 +67,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     train(parts)
     assert figures_of(parts.run_dir) == figures_of(whole.run_dir)
     assert figures_of(parts.run_dir, "dev") == figures_of(whole.run_dir, "dev")
-    assert figures_of(parts.run_dir, "gradient")[-1] == figures_of(whole.run_dir, "gradient")[-1]
+    assert figures_of(parts.run_dir, "gradient") == figures_of(whole.run_dir, "gradient")
     one, other = (load_checkpoint(step_path(j.run_dir, 7)) for j in (whole, parts))
     assert all(torch.equal(tensor, other.model[name]) for name, tensor in one.model.items())
+    assert all(torch.equal(tensor, other.average[name]) for name, tensor in one.average.items())
+    assert bool(one.average) is listens and one.averaged_steps == other.averaged_steps
     for number, state in one.optimiser["state"].items():
         assert all(torch.equal(t, other.optimiser["state"][number][name]) for name, t in state.items())
     epochs = {entry["epoch"] for entry in figures_of(whole.run_dir)}
@@ -84,7 +86,7 @@ def test_a_run_killed_while_it_measured_dev_measures_it_when_it_goes_on(
     whole, parts = (replace(job, config=config, run_dir=tmp_path / name) for name in ("whole", "parts"))
     train(whole)
     with monkeypatch.context() as context:
-        context.setattr(training_run, "dev_figures", lambda *_: 1 / 0)
+        context.setattr(measurements, "dev_figures", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(parts)
     assert saved_steps(parts.run_dir) == [2]

@@ -117,11 +117,12 @@ def tiny_config(objective: ObjectiveConfig = DISTILLED, **trainer: Any) -> Stude
 
 
 def listening(config: StudentConfig) -> StudentConfig:
-    """The same student with everything on that makes its decoders listen."""
+    """The same student with everything on that makes its decoders listen, one thing after the other."""
     return replace(
         config,
-        decoder=replace(config.decoder, history=0.5, attention="aligned", aligned_from_step=1, separate=True),
-        objective=replace(config.objective, branch_share=0.4, share_every_steps=2),
+        decoder=replace(config.decoder, history=0.5, attention="aligned", aligned_from_step=2, separate=True),
+        objective=replace(config.objective, branch_share=0.4, share_every_steps=2, branch_from_step=1),
+        trainer=replace(config.trainer, average_decay=0.8),
     )
 
 

@@ -193,12 +193,13 @@ def _too_dense_at_speed(config: ExperimentConfig, training: Sequence[Utterance],
     """A warning where this config's features and fastest speed leave too few frames for a good utterance."""
     student = config.student
     speed = max(student.augmentation.speed_factors)
-    found = too_dense({"train": training}, units, student.features, speed)
+    subsampling = student.conformer.subsampling
+    found = too_dense({"train": training}, units, student.features, speed, subsampling)
     if not found:
         return []
     return [
-        f"{len(found)} training utterances hold more units than frames at speed {speed:g}, the fastest "
-        f"of this config (first: {found[0].id}); training skips and counts them"
+        f"{len(found)} training utterances hold more units than frames at speed {speed:g}, the fastest of "
+        f"this config, and subsampling {subsampling} (first: {found[0].id}); training skips and counts them"
     ]
 
 

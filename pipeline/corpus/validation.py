@@ -17,7 +17,7 @@ from pipeline.normaliser import UnspeakableText, normalise
 from student.config import FeatureConfig
 from student.data.manifest import Utterance
 from student.data.units import Units
-from student.frames import encoder_frames, fits_ctc, frames_needed
+from student.frames import encoder_frame_milliseconds, encoder_frames, fits_ctc, frames_needed
 from teacher_cache.common.files import write_whole
 from teacher_cache.common.progress import progress
 
@@ -62,17 +62,22 @@ def validate(splits: RawSplits, data: DataConfig, data_root: Path, workers: int 
 
 
 def too_dense(
-    splits: Splits, units: Units, features: FeatureConfig, fastest_speed: float = 1.0
+    splits: Splits,
+    units: Units,
+    features: FeatureConfig,
+    fastest_speed: float = 1.0,
+    subsampling: int = 4,
 ) -> list[BadItem]:
     """Utterances whose units and repeats outnumber their encoder frames at the fastest speed."""
     bad = []
     for name, utterances in splits.items():
         for utterance in utterances:
             unit_ids = units.encode(utterance.text)
-            if not fits_ctc(unit_ids, utterance.seconds, features, fastest_speed):
+            if not fits_ctc(unit_ids, utterance.seconds, features, fastest_speed, subsampling):
                 needed = frames_needed(unit_ids)
-                frames = encoder_frames(utterance.seconds, features, fastest_speed)
-                detail = f"{needed} units and repeats, {frames} frames of 40 ms at speed {fastest_speed:g}"
+                frames = encoder_frames(utterance.seconds, features, fastest_speed, subsampling)
+                length = f"{encoder_frame_milliseconds(features, subsampling):g} ms"
+                detail = f"{needed} units and repeats, {frames} frames of {length} at speed {fastest_speed:g}"
                 bad.append(BadItem(name, utterance.id, "more units than frames", detail))
     return bad
 

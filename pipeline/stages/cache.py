@@ -11,7 +11,7 @@ from pipeline.config import ExperimentConfig, load_config
 from pipeline.console import Report, say, table
 from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
-from pipeline.paths import Roots, prepared_folder, teacher_folder
+from pipeline.paths import Roots, prepared_folder
 from pipeline.report.facts_table import facts_tables
 from pipeline.report.quality_plot import plot_mass
 from student.data.manifest import read_manifest
@@ -31,6 +31,7 @@ def build_teacher_cache(
     name : what will mean the cache, "" for the config's own name; checked before any work
     """
     store.require_name(name or config.name)
+    from pipeline.stages.asked_teacher import asked_sha256, asked_teacher_folder
     from student.training.device import choose_device
     from teacher_cache.build.estimate import preview_build
     from teacher_cache.build.quality import quality_lines
@@ -40,7 +41,8 @@ def build_teacher_cache(
     prepared = prepared_folder(config, roots)
     request = BuildRequest(
         entries={name: read_manifest(prepared / f"{name}.jsonl") for name in config.labelled_splits},
-        teacher_folder=teacher_folder(config, roots),
+        teacher_folder=asked_teacher_folder(config, roots),
+        teacher_request_sha256=asked_sha256(config),
         cache_config=config.cache,
         build_config=config.build,
         root=roots.cache,
@@ -122,6 +124,7 @@ def verify_teacher_cache(
 def _recomputed(
     path: Path, config: ExperimentConfig, roots: Roots, share: float
 ) -> tuple[dict[str, Any], str]:
+    from pipeline.stages.asked_teacher import asked_teacher_folder
     from student.training.device import choose_device
     from teacher_cache.build.recompute import recompute_cache
 
@@ -129,7 +132,7 @@ def _recomputed(
     splits = [read_manifest(prepared / f"{name}.jsonl") for name in config.labelled_splits]
     passages = [passage for entries in splits for passage in passages_of(entries, config.cache)]
     device = choose_device(config.student.trainer.device).type
-    report = recompute_cache(path, teacher_folder(config, roots), passages, share, device=device)
+    report = recompute_cache(path, asked_teacher_folder(config, roots), passages, share, device=device)
     line = (
         f"{report.passages:,} passages ({report.rows:,} rows) scored again: the largest error of a "
         f"log-probability is {report.largest_error:.1e}, {report.allowed:.1e} is allowed"

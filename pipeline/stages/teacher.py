@@ -8,8 +8,7 @@ from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
-from pipeline.normaliser import UnspeakableText, normalise, normaliser_identity
-from pipeline.paths import Roots, own_teacher_folder, prepared_folder, teacher_folder
+from pipeline.paths import Roots, prepared_folder
 from pipeline.run_record import provenance, read_record, write_record
 from student.data.manifest import read_manifest
 
@@ -19,44 +18,22 @@ MAX_GAP_POINTS = 5.0  # between masked accuracy on labelled transcripts and on h
 
 def train_teacher(config: ExperimentConfig, roots: Roots) -> Report:
     """Train or adapt the config's masked language model, never on a transcript that it will label."""
+    from pipeline.stages.asked_teacher import asked_teacher_folder, training_request
+
     if config.teacher_training is None:
-        folder = teacher_folder(config, roots)
+        folder = asked_teacher_folder(config, roots)
         return Report({"folder": str(folder), "seconds": 0.0}, [f"nothing to train: the teacher is {folder}"])
     from student.training.device import choose_device
-    from teacher_cache.teacher_training.request import TeacherTrainingRequest
     from teacher_cache.teacher_training.train import train_teacher as train
 
-    training = config.teacher_training
-    vocabulary = roots.data / training.vocabulary
-    is_file = training.vocabulary not in ("words", "wordpiece")
-    result = train(
-        TeacherTrainingRequest(
-            config=training,
-            teacher=config.teacher,
-            text_paths=tuple(roots.data / name for name in training.text),
-            vocabulary_path=vocabulary if is_file else None,
-            transcripts=_transcripts(config, roots),
-            normalise=normalise,
-            unspeakable=UnspeakableText,
-            normaliser=normaliser_identity(),
-            output=own_teacher_folder(config, roots),
-            scratch=roots.scratch / "teachers",
-            device=choose_device(config.student.trainer.device).type,
-        )
-    )
+    device = choose_device(config.student.trainer.device).type
+    result = train(training_request(config, roots, device))
     facts: dict[str, Any] = {**asdict(result), "folder": str(result.folder), "is_reused": result.reused}
     if config.demo_corpus is not None:
         facts["site_accuracy"] = _site_accuracy(config, roots, result.folder)
     if read_record(result.folder) is None:
         write_record(result.folder, {"config": as_tables(config), **provenance(), "result": facts})
     return Report(facts, _lines(facts))
-
-
-def _transcripts(config: ExperimentConfig, roots: Roots) -> list[str]:
-    """The texts of every split, test splits too: none of them is trained on."""
-    prepared = prepared_folder(config, roots)
-    splits = [read_manifest(prepared / f"{name}.jsonl") for name in config.data.splits]
-    return [utterance.text for split in splits for utterance in split]
 
 
 def _site_accuracy(config: ExperimentConfig, roots: Roots, teacher: Path) -> dict[str, float]:

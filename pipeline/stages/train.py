@@ -17,7 +17,6 @@ from pipeline.paths import Roots, prepared_folder
 from pipeline.run_record import claim_run, read_record, recorded_state, write_record
 from teacher_cache.common.files import file_sha256
 from teacher_cache.common.sizes import MEGABYTE
-from teacher_cache.store import Manifest
 
 if TYPE_CHECKING:
     from student.data.training_data import TrainingJob
@@ -134,19 +133,10 @@ def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, referen
     if started_with:
         require_same_cache(run_dir, started_with, path.name, read_manifest(path))
     elif not reference:
-        _refuse_another_teacher(config, read_manifest(path))
+        from pipeline.stages.asked_teacher import refuse_another_teacher
+
+        refuse_another_teacher(config, roots, read_manifest(path))
     return path
-
-
-def _refuse_another_teacher(config: ExperimentConfig, manifest: Manifest) -> None:
-    """The config's name may still stand for a cache that an earlier [teacher] labelled."""
-    wanted, held = config.teacher.name or config.teacher.model, manifest.teacher
-    if wanted in (held.name, held.model) or (not held.model and Path(wanted).name == held.name):
-        return  # a local folder has no model's name, and goes by its own wherever it lies
-    raise PipelineError(
-        f"cache {manifest.fingerprint} of config {config.name!r} was labelled by teacher {held.name!r}; the "
-        f"config names {wanted!r}; run `bert2ctc cache build` with it, or name this cache with --cache"
-    )
 
 
 def _existing(folder: Path) -> Path:

@@ -36,29 +36,44 @@ def spec_augment(
     frame_lengths: Tensor,
     config: AugmentationConfig,
     generators: Sequence[np.random.Generator],
+    word_hop_milliseconds: float | None = None,
 ) -> Tensor:
     """A copy of the features with bands of frequency and time set to 0, the training set's mean.
 
     features : (B, T, F)     frame_lengths : int64 (B,)     generators : one per utterance
-    Each time mask covers at most `time_mask_fraction` of its utterance (Park et al. 2019, section 2).
+    word_hop_milliseconds : from frame to frame, where time masks are to be as long as words; else None
+    Each time mask covers at most `time_mask_fraction` of its utterance (Park et al. 2019, section 2). Masks
+    as long as words hide no more of it together than those could.
     """
     num_utterances, num_frames, num_bins = features.shape
     time = np.zeros((num_utterances, num_frames), dtype=bool)
     frequency = np.zeros((num_utterances, num_bins), dtype=bool)
+    shortest, longest = (
+        max(1, round(1000 * seconds / (word_hop_milliseconds or 1))) for seconds in config.word_mask_seconds
+    )
     for row, (generator, length) in enumerate(zip(generators, frame_lengths.tolist(), strict=True)):
         widest = min(config.frequency_mask_bins, num_bins)
         _mask_bands(frequency[row], num_bins, widest, config.frequency_masks, generator)
-        widest = int(config.time_mask_fraction * length)
-        _mask_bands(time[row], length, widest, config.time_masks, generator)
+        widest, count = int(config.time_mask_fraction * length), config.time_masks
+        narrowest = 0
+        if word_hop_milliseconds is not None:
+            count = min(count, int(count * config.time_mask_fraction * length / longest))
+            narrowest, widest = min(shortest, length), min(longest, length)
+        _mask_bands(time[row], length, widest, count, generator, narrowest)
     masked = torch.from_numpy(time).unsqueeze(2) | torch.from_numpy(frequency).unsqueeze(1)
     return features.masked_fill(masked.to(features.device), 0.0)
 
 
 def _mask_bands(
-    masked: np.ndarray, length: int, widest: int, num_masks: int, generator: np.random.Generator
+    masked: np.ndarray,
+    length: int,
+    widest: int,
+    num_masks: int,
+    generator: np.random.Generator,
+    narrowest: int = 0,
 ) -> None:
-    """Set `num_masks` bands of 0..widest positions within the first `length` to True, in place."""
+    """Set `num_masks` bands of narrowest..widest positions within the first `length` to True, in place."""
     for _ in range(num_masks):
-        width = int(generator.integers(0, widest + 1))
+        width = int(generator.integers(narrowest, widest + 1))
         start = int(generator.integers(0, length - width + 1))
         masked[start : start + width] = True

@@ -17,9 +17,10 @@ from student.data.character_spans import unit_spans
 from student.data.dataset import SpeechBatch, SpeechDataset
 from student.data.decoder_vocabulary import DecoderVocabulary, build_vocabulary
 from student.data.manifest import Utterance, read_manifest
+from student.data.phase import WHOLE, Phase
 from student.data.units import Units
 from student.errors import StudentError
-from student.frames import fits_ctc
+from student.frames import fits_ctc, too_few_frames
 from student.model.features import LogMel
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import passages_of
@@ -113,21 +114,20 @@ class Split:
 
     @torch.no_grad()
     def training_batch(
-        self, speech: SpeechBatch, log_mel: LogMel, device: torch.device, is_aligned: bool = True
+        self, speech: SpeechBatch, log_mel: LogMel, device: torch.device, phase: Phase = WHOLE
     ) -> TrainingBatch:
-        """What the objective takes, on `device`, with SpecAugment where the speech is augmented.
-
-        is_aligned : False lets decoders attend freely, whatever the config says
-        """
+        """What the objective takes in that phase, on `device`; SpecAugment where the speech is augmented."""
         features, frame_lengths = log_mel(speech.waveforms.to(device), speech.sample_lengths.to(device))
         if self.speech.augmentation is not None:
             generators = [
                 utterance_generator(self.speech.seed, speech.epoch, self.speech.utterances[index].id, "masks")
                 for index in speech.indices
             ]
-            features = spec_augment(features, frame_lengths, self.speech.augmentation, generators)
-        decoder = self.labels.batch(self.speech, speech.indices, speech.epoch) if self.labels else None
-        if decoder is not None and not is_aligned:
+            hop = log_mel.config.hop_milliseconds if phase.has_word_masks else None
+            features = spec_augment(features, frame_lengths, self.speech.augmentation, generators, hop)
+        labels = self.labels if phase.has_branch else None
+        decoder = labels.batch(self.speech, speech.indices, speech.epoch) if labels else None
+        if decoder is not None and not phase.is_aligned:
             decoder = replace(decoder, unit_spans=None)
         batch = TrainingBatch(features, frame_lengths, speech.units, speech.unit_lengths, decoder)
         return batch.to(device)
@@ -160,20 +160,22 @@ def load_training_data(job: TrainingJob, pieces: Sequence[int] | None, say: Say)
     """
     units = Units.from_file(job.units_model)
     train, train_digests, left_out = _speech(job, units, job.train_manifest, is_training=True)
+    reason = too_few_frames(job.config.features, job.config.conformer.subsampling, units.size - 1)
     if left_out:
-        say(f"left out {left_out} training utterances: more units than frames")
+        say(f"left out {left_out} of {left_out + len(train)} training utterances: {reason}")
     dev: SpeechDataset | None = None
     dev_digests: list[bytes] = []
     if job.dev_manifest is not None:
         dev, dev_digests, dev_left_out = _speech(job, units, job.dev_manifest, is_training=False)
         if dev_left_out:
-            say(f"left out {dev_left_out} dev utterances: more units than frames")
+            say(f"left out {dev_left_out} of {dev_left_out + len(dev)} dev utterances: {reason}")
     if not job.config.objective.uses_branch:
         return TrainingData(
             units, Split(train, None), Split(dev, None) if dev is not None else None, left_out, ""
         )
     reader = open_cache(job)
     reader.require({u.id: digest for u, digest in zip(train.utterances, train_digests, strict=True)})
+    reader.prepare()  # whatever is wrong with a label ends the run here, a resumed one too
     vocabulary = _vocabulary(job, reader, train_digests, pieces, say)
     objective, decoder = job.config.objective, job.config.decoder
     labels = Labels(reader, vocabulary, objective, decoder, train_digests, units.pieces)
@@ -227,7 +229,7 @@ def _speech(
     kept: list[tuple[Utterance, list[int], bytes]] = []
     for utterance, digest in zip(utterances, digests, strict=True):
         unit_ids = units.encode(utterance.text)
-        if fits_ctc(unit_ids, utterance.seconds, config.features, fastest):
+        if fits_ctc(unit_ids, utterance.seconds, config.features, fastest, config.conformer.subsampling):
             kept.append((utterance, unit_ids, digest))
     if not kept:
         raise StudentError(
@@ -252,7 +254,11 @@ def _refuse_what_cannot_be_aligned(speech: SpeechDataset, labels: Labels, config
         utterance.id
         for utterance, digest in zip(speech.utterances, labels.digests, strict=True)
         if not fits_ctc(
-            labels.reader.targets(digest).gold_ids.tolist(), utterance.seconds, config.features, fastest
+            labels.reader.targets(digest).gold_ids.tolist(),
+            utterance.seconds,
+            config.features,
+            fastest,
+            config.conformer.subsampling,
         )
     ]
     if faults:

@@ -55,13 +55,13 @@ def average_checkpoints(paths: Sequence[Path]) -> Checkpoint:
 
     Holds no optimiser and no decoder. Raises StudentError where configs, units or shapes differ.
     """
-    first = load_checkpoint(paths[0])
+    first = _for_use(paths[0])
     sums = {name: tensor.float() for name, tensor in inference_state(dict(first.model)).items()}
     originals = inference_state(dict(first.model))
     is_constant = dict.fromkeys(originals, True)
     latest = first
     for path in paths[1:]:
-        checkpoint = load_checkpoint(path)
+        checkpoint = _for_use(path)
         _refuse_another(paths[0], first, path, checkpoint)
         for name, tensor in inference_state(dict(checkpoint.model)).items():
             is_constant[name] &= torch.equal(tensor, originals[name])
@@ -79,10 +79,16 @@ def inference_checkpoint(run: Path, average: Average | None = None) -> tuple[Che
     """The checkpoint to use for inference and, in words, where it came from."""
     if average is None:
         source = model_path(run)
-        return load_checkpoint(source), str(source)
+        return _for_use(source), str(source)
     if not run.is_dir():
         raise StudentError(f"{run}: one checkpoint has no average; give the run folder")
     return average_checkpoints(average.paths(run)), str(run / average.name)
+
+
+def _for_use(path: Path) -> Checkpoint:
+    """The checkpoint, its moving average in place of the weights where it holds one."""
+    checkpoint = load_checkpoint(path)
+    return replace(checkpoint, model=checkpoint.usable_model, average={}, averaged_steps=0)
 
 
 def _refuse_another(first_path: Path, first: Checkpoint, path: Path, checkpoint: Checkpoint) -> None:

@@ -63,7 +63,8 @@ class Recogniser:
         The text of a waveform too short for one encoder frame is empty.
         """
         lengths = sample_lengths.tolist()
-        is_long_enough = [frames_after_subsampling(length, self.config.features) > 0 for length in lengths]
+        features, subsampling = self.config.features, self.config.conformer.subsampling
+        is_long_enough = [frames_after_subsampling(length, features, subsampling) > 0 for length in lengths]
         if not all(is_long_enough):
             rows = torch.tensor(is_long_enough)
             return {
@@ -72,11 +73,9 @@ class Recogniser:
             }
         if not lengths:
             return {layer: [] for layer in self.model.ctc_layers}
-        features, frame_lengths = self.model.features(
-            waveforms.to(self.device), sample_lengths.to(self.device)
-        )
+        heard, frame_lengths = self.model.features(waveforms.to(self.device), sample_lengths.to(self.device))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.model(features, frame_lengths)
+            output = self.model(heard, frame_lengths)
         return {
             layer: transcripts_of(logits, output.frame_lengths, self.units)
             for layer, logits in output.ctc_logits.items()

@@ -40,17 +40,18 @@ def compute_objective(
     config: StudentConfig,
     num_utterances: float,
     branch_scale: float = 1.0,
+    has_branch: bool = True,
 ) -> Objective:
     """The weighted sum that training minimises, and its unweighted terms by name, scalars in float32.
 
     model : `Bert2CTC` or a wrapper of it, such as DistributedDataParallel
     num_utterances : of the global batch (all ranks and accumulation steps); every term is a sum over
-        tokens or units divided by it     branch_scale : of the branch's weights
+        tokens or units divided by it     branch_scale, has_branch : as in `objective_weights`
     Raises StudentError where terms and weights do not match.
     """
     output, unaligned = run_model(model, batch, config)
     terms = objective_terms(output, batch, config, num_utterances)
-    loss = combine(terms, objective_weights(config, branch_scale))
+    loss = combine(terms, objective_weights(config, branch_scale, has_branch))
     return Objective(loss, terms, unaligned, output)
 
 
@@ -103,7 +104,9 @@ def attended_frames(
     return Attended(mask, aligned.is_aligned & (spans[:, 0, 1] > spans[:, 0, 0]))
 
 
-def objective_weights(config: StudentConfig, branch_scale: float = 1.0) -> dict[str, float]:
+def objective_weights(
+    config: StudentConfig, branch_scale: float = 1.0, has_branch: bool = True
+) -> dict[str, float]:
     """The positive weights by term name, from
 
     L     = c L_ctc + (1 - c) L_branch
@@ -111,10 +114,12 @@ def objective_weights(config: StudentConfig, branch_scale: float = 1.0) -> dict[
     L_branch = mean over taps and final of (1 - a) HARD + a KD
 
     where HARD is the smoothed cross-entropy of an attention decoder ("ce"), or the CTC of an alignment
-    head over the teacher's pieces ("ctc_pieces"). branch_scale multiplies L_branch.
+    head over the teacher's pieces ("ctc_pieces"). branch_scale multiplies L_branch; without a branch, as
+    before objective.branch_from_step, c is 1.
     """
     objective, taps = config.objective, config.conformer.taps
     c, w, a = objective.ctc_weight, objective.intermediate_ctc_weight, objective.distillation_weight
+    c = c if has_branch else 1.0
     weights = {"ctc": c * (1 - w)}
     weights.update({f"ctc_tap{tap}": c * w / len(taps) for tap in taps})
     heads = [f"tap{tap}" for tap in taps if objective.branch_on_taps] + ["final"]

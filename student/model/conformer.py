@@ -1,6 +1,6 @@
 """A Conformer encoder with taps in which padding reaches nothing: Gulati et al. 2020, arXiv 2005.08100.
 
-B batch, T frames of 10 ms, T' frames of 40 ms, D model width, H heads.
+B batch, T frames of 10 ms, T' encoder frames of 40 or 80 ms, D model width, H heads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from student.config import ConformerConfig
 from student.errors import StudentError
-from student.frames import frames_after_convolutions
+from student.frames import frames_after_convolutions, least_frames
 from student.model.attention import attend, rotate, rotation
 from student.model.depthwise import DepthwiseConvolution
 from student.model.dropout import Dropout
@@ -29,7 +29,7 @@ class EncoderOutput(NamedTuple):
 
 
 class Conformer(nn.Module):
-    """Subsampling by four, then blocks; `taps` and the final layer are returned.
+    """Subsampling by four or eight, then blocks; `taps` and the final layer are returned.
 
     Frame lengths after subsampling are exact: what lies beyond an utterance's end changes none of its frames.
     """
@@ -47,8 +47,10 @@ class Conformer(nn.Module):
         condition: Callable[[Tensor], Tensor] | None = None,
     ) -> EncoderOutput:
         """Encode normalised features (B, T, F); `condition(hidden)` is added after every tap."""
-        frame_lengths = frames_after_convolutions(frame_lengths)
-        mask = _mask(frame_lengths, frames_after_convolutions(features.shape[1]))
+        subsampling = self.config.subsampling
+        frame_lengths = frames_after_convolutions(frame_lengths, subsampling)
+        num_frames = frames_after_convolutions(features.shape[1], subsampling)
+        mask = _mask(frame_lengths, num_frames, subsampling)
         x = self.subsampling(features)
         rotation_by_frame = rotation(x.shape[1], self.config.model_dim // self.config.num_heads, x)
         hidden: dict[int, Tensor] = {}
@@ -61,13 +63,15 @@ class Conformer(nn.Module):
         return EncoderOutput(hidden, frame_lengths)
 
 
-def _mask(frame_lengths: Tensor, num_frames: int) -> Tensor | None:
+def _mask(frame_lengths: Tensor, num_frames: int, subsampling: int) -> Tensor | None:
     """True on each utterance's frames, bool (B, T'), or None where every utterance fills the batch."""
     shortest = int(frame_lengths.min())
     if shortest < 1:
+        least = least_frames(subsampling)
         raise StudentError(
-            "an utterance has no frame after subsampling, the least is 7 frames of 10 ms (85 ms of audio); "
-            "leave it out with `bert2ctc data prepare --leave-out-bad`"
+            f"an utterance has no frame after subsampling, the least is {least} frames of 10 ms "
+            f"({10 * least + 15} ms of audio); leave it out with "
+            "`bert2ctc data prepare --leave-out-bad`"
         )
     if shortest == num_frames:
         return None
@@ -75,7 +79,7 @@ def _mask(frame_lengths: Tensor, num_frames: int) -> Tensor | None:
 
 
 class Subsampling(nn.Module):
-    """(B, T, F) to (B, T', D) by two 3 x 3 convolutions of stride 2.
+    """(B, T, F) to (B, T', D) by 3 x 3 convolutions of stride 2: two, or three of which two are separable.
 
     Without padding in time a frame within an utterance's length depends on real frames only: no mask
     is needed. With channels-last weights a CPU convolves, rectifies and differentiates twice as fast.
@@ -85,18 +89,37 @@ class Subsampling(nn.Module):
         super().__init__()
         channels = config.subsampling_channels
         self.first = nn.Conv2d(1, channels, 3, stride=2)
-        self.second = nn.Conv2d(channels, channels, 3, stride=2)
-        bins = frames_after_convolutions(mel_bins)
+        if config.subsampling == 4:
+            self.second: nn.Conv2d | SeparableConvolution = nn.Conv2d(channels, channels, 3, stride=2)
+        else:
+            self.second, self.third = SeparableConvolution(channels), SeparableConvolution(channels)
+        bins = frames_after_convolutions(mel_bins, config.subsampling)
         self.project = nn.Linear(channels * bins, config.model_dim)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, F) to (B, T', D)."""
         x = functional.relu(_convolved(features.unsqueeze(1), self.first))
-        x = functional.relu(_convolved(x, self.second))
+        if isinstance(self.second, SeparableConvolution):
+            x = functional.relu(self.third(functional.relu(self.second(x))))
+        else:
+            x = functional.relu(_convolved(x, self.second))
         projected: Tensor = self.project(x.permute(0, 2, 3, 1).flatten(2))
         dropped: Tensor = self.dropout(projected)
         return dropped
+
+
+class SeparableConvolution(nn.Module):
+    """3 x 3 of stride 2 in each channel, without padding, then a mixture of the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, stride=2, groups=channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, F) to (B, C, (T - 1) // 2, (F - 1) // 2)."""
+        return _convolved(_convolved(x, self.depthwise), self.pointwise)
 
 
 def _convolved(x: Tensor, convolution: nn.Conv2d) -> Tensor:
@@ -106,7 +129,7 @@ def _convolved(x: Tensor, convolution: nn.Conv2d) -> Tensor:
     a rectifier of another layout would spend 2 % of a step on it.
     """
     weight = convolution.weight.contiguous(memory_format=torch.channels_last)
-    convolved = functional.conv2d(x, weight, convolution.bias, convolution.stride)
+    convolved = functional.conv2d(x, weight, convolution.bias, convolution.stride, groups=convolution.groups)
     return convolved.contiguous(memory_format=torch.channels_last)
 
 

@@ -45,7 +45,7 @@ class StudentOutput(NamedTuple):
     ctc_logits : (B, T', num_units) of the final layer, and of the taps where they are trained by CTC
     piece_scores : the decoders' scores of the teacher's pieces, before the projection; empty where no
         piece inputs were given
-    frame_lengths : int64 (B,), frames of 40 ms
+    frame_lengths : int64 (B,), encoder frames
     teacher_scores : the same of the decoders that learn the teacher's distributions; those of
         `piece_scores` unless decoder.separate
     hidden : (B, T', D), what heads and decoders take

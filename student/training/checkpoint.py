@@ -43,8 +43,8 @@ __all__ = [
     "step_path",
 ]
 
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (2, 3)
+FORMAT_VERSION = 4
+READABLE_VERSIONS = (2, 3, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,8 @@ class Checkpoint:
     pieces : the teacher's ids that the decoders know, None without decoders
     totals : of the whole run so far: skipped_steps, seconds, audio_seconds, data_wait_seconds
     loss_scale : state of the gradient scaler, empty unless precision is float16
-    spike_detector, branch_balance : their states
+    spike_detector, branch_balance, clipping : their states
+    average : of the weights by parameter, after so many averaged_steps; empty where none is kept
     """
 
     config: StudentConfig
@@ -71,10 +72,18 @@ class Checkpoint:
     loss_scale: Mapping[str, int | float]
     spike_detector: Mapping[str, float]
     branch_balance: Mapping[str, float]
+    clipping: Mapping[str, float]
+    average: Mapping[str, Tensor]
+    averaged_steps: int
     units_model: bytes
     pieces: tuple[int, ...] | None
     cache_fingerprint: str
     versions: Mapping[str, str]
+
+    @property
+    def usable_model(self) -> dict[str, Tensor]:
+        """The weights to recognise with: the averaged ones where the run keeps an average."""
+        return {**self.model, **self.average}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -89,6 +98,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format_version": FORMAT_VERSION,
         "config": asdict(checkpoint.config),
         "model": dict(checkpoint.model),
+        "average": dict(checkpoint.average),
         "units_model": torch.frombuffer(bytearray(checkpoint.units_model), dtype=torch.uint8),
     }
     # torch reports a full disk as RuntimeError
@@ -119,8 +129,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 f"{path}: checkpoint format {shown_value(version)}, this code reads {FORMAT_VERSION}; train "
                 "again"
             )
-        if version == 2:
-            _bring_up_to_date(content)
+        _bring_up_to_date(content)
         entry = {name: content[name] for name in Checkpoint.__slots__ if name in content}
         entry["units_model"] = _bytes_of(entry.get("units_model"))
         return typed(Checkpoint, entry)
@@ -153,7 +162,12 @@ def _reason(error: Exception) -> str:
 
 
 def _bring_up_to_date(content: dict[str, Any]) -> None:
-    """Format 2 kept the spike detector's mean and the branch's scale among the totals."""
+    """Format 3 knew no clipping and no average; 2 kept what spikes and branch learnt among the totals."""
+    content.setdefault("clipping", {})
+    content.setdefault("average", {})
+    content.setdefault("averaged_steps", 0)
+    if content["format_version"] > 2:
+        return
     totals = convert(dict[str, float], content.get("totals"), "totals")
     mean, steps = totals.pop("mean_loss_per_second", 0.0), totals.pop("watched_steps", 0.0)
     content["totals"] = totals

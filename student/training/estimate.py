@@ -64,7 +64,7 @@ def estimate_training(job: TrainingJob, say: Callable[[str], None]) -> TrainingE
             speed = _audio_seconds_per_second(run)
     epoch = run.sampler.epoch(run.epoch)
     audio_per_step = float(run.sampler.seconds_of(run.epoch).sum()) / len(epoch)
-    state = _bytes(run.model.state_dict().values())
+    state = _bytes(run.model.state_dict().values()) + _bytes(run.optimisation.average.state().values())
     entries = run.optimisation.optimiser.state.values()
     moments = [tensor for entry in entries for tensor in entry.values() if torch.is_tensor(tensor)]
     size = (state + _bytes(moments) + len(data.units.model_bytes)) / MEGABYTE

@@ -38,7 +38,7 @@ def begin_from(
     wanted = model.state_dict()
     pieces = data.vocabulary.piece_ids if data.vocabulary else None
     has_decoders = any(name.startswith("decoders.") for name in wanted)
-    taken = {name: tensor for name, tensor in checkpoint.model.items() if name in wanted}
+    taken = {name: tensor for name, tensor in checkpoint.usable_model.items() if name in wanted}
     if has_decoders and (checkpoint.pieces != pieces or not _fits_decoders(taken, wanted)):
         taken = {name: tensor for name, tensor in taken.items() if not name.startswith("decoders.")}
     _refuse_shapes(path, taken, wanted)

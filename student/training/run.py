@@ -6,6 +6,7 @@ import importlib.metadata
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from student.data.dataset import sampled_waveforms
 from student.data.loaded_steps import LoadedStep, loaded_steps
+from student.data.phase import whole_from_step
 from student.data.sampler import BatchSampler
 from student.data.training_data import TrainingData, TrainingJob
 from student.errors import StudentError
@@ -25,23 +27,24 @@ from student.training.device import choose_device, choose_precision, describe_de
 from student.training.distributed import ALONE, Ranks
 from student.training.fine_tuning import begin_from
 from student.training.log import RunLog
+from student.training.measurements import Measurements
 from student.training.memory import probe_memory
 from student.training.optimisation.step import Optimisation
-from student.training.report import closing_lines, deafness_warning, introduction, progress_note
+from student.training.report import closing_lines, introduction, progress_note
 from student.training.run_cache import require_same_cache
 from student.training.run_folder import (
     FINAL_NAME,
     TrainingResult,
     best_step,
-    dev_wers,
-    mark_best,
+    metrics,
     prune_checkpoints,
     step_path,
     write_result,
 )
-from student.training.validation import dev_figures, has_stopped_improving, is_among_best
+from student.training.summary import gradient_summary, listening_summary
 from teacher_cache.common.progress import Advance, progress
 
+TOTALS = ("skipped_steps", "clipped_steps", "seconds", "audio_seconds", "data_wait_seconds", "probe_seconds")
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "sentencepiece", "soundfile", "numpy", "zarr")
 
 
@@ -69,9 +72,8 @@ class Run:
             seed=trainer.seed,
         )
         self.step = self.epoch = self.step_in_epoch = self.bad_steps_in_row = 0
-        self.totals = {"skipped_steps": 0.0, "seconds": 0.0, "audio_seconds": 0.0, "data_wait_seconds": 0.0}
-        self.dev_wer: float | None = None
-        self.evaluated_step = self.saved_step = -1
+        self.totals = dict.fromkeys(TOTALS, 0.0)
+        self.saved_step = -1
         torch.manual_seed(trainer.seed)
         num_pieces = data.vocabulary.num_outputs if data.vocabulary else None
         self.model = Bert2CTC(job.config, data.units.size, num_pieces)
@@ -82,6 +84,7 @@ class Run:
         self.model.to(self.device)
         ranks.share_weights(self.model)
         self.optimisation = Optimisation(self.model, data.train, job.config, self.precision, ranks)
+        self.measurements = Measurements(job, data, log, self.optimisation, self.totals, ranks)
         if checkpoint is not None:
             self._restore(checkpoint)
         padding, speech = self.sampler.padding_fraction(), data.train.speech
@@ -93,8 +96,8 @@ class Run:
         """Steps up to `max_steps`; a stop request ends it at the next step boundary with a checkpoint."""
         trainer = self.config.trainer
         with closing(self.begin()) as steps, self._progress() as advance:
-            self._evaluate_if_due()
-            while self.step < trainer.max_steps and not self._stops_early():
+            self.measurements.take_if_due(self.step, self.save)
+            while self.step < trainer.max_steps and not self.measurements.stops_early():
                 stop.signal_number = self.ranks.largest(stop.signal_number)
                 if stop:
                     self._interrupt(stop)
@@ -102,14 +105,15 @@ class Run:
                 self.log.figures(self.step, "train", figures)
                 if self.step % trainer.checkpoint_every_steps == 0:
                     self.save()  # before a long measurement: a queue that asks to stop does not wait for ever
-                self._evaluate_if_due()
+                self.measurements.take_if_due(self.step, self.save)
                 advance(1, note=progress_note(figures))
 
     def begin(self) -> Generator[LoadedStep]:
         """The steps from the run's position on, once the largest batches have fitted into memory."""
         speech = self.data.train.speech
         if self.device.type == "cuda":  # a CPU pages to disk before it refuses
-            objective_of = partial(self.optimisation.objective, number=self.step)
+            number = max(self.step, whole_from_step(self.config))
+            objective_of = partial(self.optimisation.objective, number=number)
             probe_memory(self.model, self.sampler, self.epoch, speech, self.config, objective_of)
         self.model.train()
         return loaded_steps(
@@ -120,38 +124,6 @@ class Run:
             self.ranks.world,
             self.config.trainer.data_workers,
         )
-
-    def _evaluate_if_due(self) -> None:
-        """Also where a run goes on from a step that was saved but not measured any more."""
-        if self.step and self.step % self.config.trainer.evaluate_every_steps == 0:
-            if self.evaluated_step != self.step:
-                self.evaluate()
-
-    def evaluate(self) -> None:
-        """Measure the dev split; a new best WER is saved at once."""
-        self.evaluated_step = self.step
-        if self.data.dev is None or not self.ranks.is_first:
-            return
-        figures = dev_figures(
-            self.model,
-            self.data.dev,
-            self.data.units,
-            self.config,
-            self.precision.dtype,
-            self.step >= self.config.decoder.aligned_from_step,
-        )
-        self.log.figures(self.step, "dev", figures)
-        shown = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        self.log.say(f"step {self.step} dev: {shown}")
-        if warning := deafness_warning(figures):
-            self.log.say(warning)
-        self.dev_wer = figures["wer"]
-        best, trainer = best_step(self.job.run_dir), self.config.trainer
-        if best is None or self.dev_wer < best[1]:
-            self.save()
-            mark_best(self.job.run_dir, self.step, self.dev_wer)
-        elif is_among_best(self.step, dev_wers(self.job.run_dir), trainer.keep_best_checkpoints):
-            self.save()
 
     def save(self) -> None:
         """Write the checkpoint of this step and prune older ones; the first rank does."""
@@ -166,12 +138,13 @@ class Run:
         prune_checkpoints(self.job.run_dir, trainer.keep_checkpoints, trainer.keep_best_checkpoints)
 
     def finish(self) -> TrainingResult:
-        """Evaluate where the last step was not, write final.pt and result.json; for the first rank."""
-        if self.evaluated_step != self.step:
-            self.evaluate()
+        """Measure what has not been measured, write final.pt and result.json; for the first rank."""
+        self.measurements.take_last(self.step, self.save)
         self.save()
-        state = inference_state(self.model.state_dict())
-        save_checkpoint(self.job.run_dir / FINAL_NAME, self._checkpoint(state, {}))
+        with self.optimisation.average.applied():
+            state = inference_state(self.model.state_dict())
+            final = replace(self._checkpoint(state, {}), average={}, averaged_steps=0)
+            save_checkpoint(self.job.run_dir / FINAL_NAME, final)
         result = self._result(state)
         write_result(self.job.run_dir, result)
         for line in closing_lines(self.job.run_dir, result, self.config.trainer.early_stop_evaluations):
@@ -181,14 +154,17 @@ class Run:
     def _result(self, inference_weights: Mapping[str, Tensor]) -> TrainingResult:
         """How the run stands now."""
         best, trainer = best_step(self.job.run_dir), self.config.trainer
+        entries = metrics(self.job.run_dir)
         weights = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
         return TrainingResult(
             steps=self.step,
             epoch=self.epoch,
-            dev_wer=self.dev_wer,
+            dev_wer=self.measurements.dev_wer,
             best_dev_wer=best[1] if best else None,
             best_step=best[0] if best else None,
             skipped_steps=int(self.totals["skipped_steps"]),
+            clipped_share=self.totals["clipped_steps"] / max(1, self.step),
+            utterances=len(self.data.train.speech),
             left_out_utterances=self.data.left_out,
             padding_fraction=self.sampler.padding_fraction(),
             seconds=self.totals["seconds"],
@@ -201,6 +177,9 @@ class Run:
             precision=self.precision.reason,
             initial_checkpoint=trainer.initial_checkpoint,
             stopped_early=self.step < trainer.max_steps,
+            gradient=gradient_summary(entries),
+            listening=listening_summary(entries),
+            probe_seconds=self.totals["probe_seconds"],
         )
 
     def train_step(self, steps: Generator[LoadedStep]) -> dict[str, float]:
@@ -208,12 +187,11 @@ class Run:
         started = time.monotonic()
         loaded = next(steps)
         outcome = self.optimisation.take(loaded, self.step)
-        if outcome.gradient_figures:
-            self.log.figures(self.step + 1, "gradient", outcome.gradient_figures)
         if outcome.fault:
             self._skip(outcome.fault, outcome.overflowed_scale)
         else:
             self.bad_steps_in_row = 0
+            self.totals["clipped_steps"] += outcome.was_clipped
         self.step += 1
         self.epoch, self.step_in_epoch = loaded.step.epoch, loaded.step.step_in_epoch + 1
         seconds = time.monotonic() - started
@@ -231,14 +209,6 @@ class Run:
         if self.ranks.is_first:
             return progress("training", total=left, unit="steps")
         return nullcontext(lambda amount=1, note="": None)
-
-    def _stops_early(self) -> bool:
-        """Decided from metrics.jsonl, so that a resumed run stops where an uninterrupted one does."""
-        patience = self.config.trainer.early_stop_evaluations
-        if not patience:
-            return False
-        wers = list(dev_wers(self.job.run_dir).values()) if self.ranks.is_first else []
-        return bool(self.ranks.largest(int(has_stopped_improving(wers, patience))))
 
     def _skip(self, fault: str, overflowed_scale: float) -> None:
         """Count a step that is not taken; a scaled loss beyond float16 is no fault: its scale falls."""
@@ -279,6 +249,9 @@ class Run:
             loss_scale=self.optimisation.scaler.state_dict(),
             spike_detector=self.optimisation.spikes.state(),
             branch_balance=self.optimisation.balance.state(),
+            clipping=self.optimisation.clipping.state(),
+            average=self.optimisation.average.state(),
+            averaged_steps=self.optimisation.average.num_steps,
             units_model=self.data.units.model_bytes,
             pieces=vocabulary.piece_ids if vocabulary else None,
             cache_fingerprint=self.data.cache_fingerprint,
@@ -298,8 +271,7 @@ class Run:
             checkpoint.step_in_epoch,
         )
         self.saved_step = self.step
-        measured = dev_wers(self.job.run_dir)
-        if self.step in measured:
-            self.evaluated_step, self.dev_wer = self.step, measured[self.step]
-        self.bad_steps_in_row, self.totals = checkpoint.bad_steps_in_row, {**self.totals, **checkpoint.totals}
+        self.measurements.go_on_from(self.step)
+        self.bad_steps_in_row = checkpoint.bad_steps_in_row
+        self.totals.update(checkpoint.totals)
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")

@@ -6,9 +6,9 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,13 +58,18 @@ def mark_best(run_dir: Path, step: int, dev_wer: float) -> None:
     write_json(run_dir / _FOLDER / _BEST_NAME, {"step": step, "dev_wer": dev_wer})
 
 
-def dev_wers(run_dir: Path) -> dict[int, float]:
-    """WER of the dev split by step, in the order of the evaluations, as metrics.jsonl holds them."""
+def dev_rates(run_dir: Path, name: str = "wer") -> dict[int, float]:
+    """Rates of the dev split by step, in the order of the evaluations; name : "wer" or "cer"."""
     return {
-        entry["step"]: float(entry["wer"])
+        entry["step"]: float(entry[name])
         for entry in metrics(run_dir)
-        if entry["kind"] == "dev" and entry.get("wer") is not None
+        if entry["kind"] == "dev" and entry.get(name) is not None
     }
+
+
+def dev_wers(run_dir: Path) -> dict[int, float]:
+    """WER of the dev split by step, in the order of the evaluations."""
+    return dev_rates(run_dir)
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -153,6 +158,10 @@ class TrainingResult:
     initial_checkpoint : what the weights began from, "" where they began at random
     stopped_early : before max_steps, because trainer.early_stop_evaluations brought no better dev WER
     already_finished : nothing was done, because the run had ended before
+    utterances : that it trained on     left_out_utterances : more units than frames
+    clipped_share : of the steps, those whose gradient clipping scaled down, 0..1
+    gradient : of `summary.gradient_summary`, {} without a branch     probe_seconds : that it took in all
+    listening : of `summary.listening_summary`, {} where no decoder was measured on dev
     """
 
     steps: int
@@ -174,6 +183,11 @@ class TrainingResult:
     initial_checkpoint: str = ""
     stopped_early: bool = False
     already_finished: bool = False
+    gradient: Mapping[str, float] = field(default_factory=dict)
+    listening: Mapping[str, float] = field(default_factory=dict)
+    probe_seconds: float = 0.0
+    clipped_share: float = 0.0
+    utterances: int = 0
 
 
 def read_result(run_dir: Path) -> TrainingResult | None:

@@ -36,12 +36,12 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
             return finished
         steps = saved_steps(job.run_dir)
         checkpoint = load_checkpoint(step_path(job.run_dir, steps[-1])) if steps else None
-        if job.config.trainer.early_stop_evaluations and job.dev_manifest is None:
-            raise StudentError("trainer.early_stop_evaluations needs a dev split; name one in data.splits")
+        if job.dev_manifest is None:
+            _refuse_what_dev_decides(job)
         if checkpoint is not None:
             _refuse_another_config(job, checkpoint)
         ranks.wait()  # every rank has read the folder before the first one writes to it
-        done = checkpoint.step if checkpoint else 0
+        done = checkpoint.step if checkpoint else -1  # what was measured before a first step goes too
         log = stack.enter_context(RunLog(job.run_dir, done) if ranks.is_first else SilentLog())
         data = load_training_data(job, checkpoint.pieces if checkpoint else None, log.say)
         manifest = data.train.labels.reader.manifest if data.train.labels else None
@@ -58,6 +58,16 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
         result = read_result(job.run_dir)
         assert result is not None
         return replace(result, already_finished=False)
+
+
+def _refuse_what_dev_decides(job: TrainingJob) -> None:
+    wants_dev = {
+        "trainer.early_stop_evaluations": job.config.trainer.early_stop_evaluations,
+        "augmentation.word_masks_below_cer": job.config.augmentation.word_masks_below_cer,
+    }
+    for key, value in wants_dev.items():
+        if value:
+            raise StudentError(f"{key} needs a dev split; name one in data.splits")
 
 
 def _refuse_another_config(job: TrainingJob, checkpoint: Checkpoint) -> None:

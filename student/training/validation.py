@@ -11,6 +11,7 @@ import torch
 from student.config import StudentConfig
 from student.data.batch import DecoderBatch, TrainingBatch
 from student.data.dataset import load_batches
+from student.data.phase import WHOLE, Phase
 from student.data.sampler import batches_of
 from student.data.training_data import Split
 from student.data.units import Units
@@ -30,7 +31,7 @@ def dev_figures(
     units: Units,
     config: StudentConfig,
     dtype: torch.dtype,
-    is_aligned: bool = True,
+    phase: Phase = WHOLE,
 ) -> dict[str, float]:
     """Figures by name; the model is left in the mode it came in.
 
@@ -40,7 +41,7 @@ def dev_figures(
     kd_per_token_final : in nats a token     accuracy_deaf_final, kd_per_token_deaf_final : of the final
         layer's decoder with the audio of the batch's next utterance; what it does not lose by that it does
         not owe to listening
-    is_aligned : False lets decoders attend freely, whatever the config says
+    phase : of the training; before its branch begins there are no decoders' figures
     """
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -50,13 +51,13 @@ def dev_figures(
     batches = batches_of(dev.speech.seconds(0), config.trainer.micro_batch_seconds)
     keys = [[(0, int(index)) for index in batch] for batch in batches]
     for speech in load_batches(dev.speech, keys, config.trainer.data_workers):
-        batch = dev.training_batch(speech, model.features, device, is_aligned)
+        batch = dev.training_batch(speech, model.features, device, phase)
         listens = batch.decoder is not None and config.objective.branch == "attention"
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output, _ = run_model(model, batch, config)
             terms = objective_terms(output, batch, config, count)
             if dev.labels is not None or not config.objective.uses_branch:
-                terms["loss"] = combine(terms, objective_weights(config))
+                terms["loss"] = combine(terms, objective_weights(config, has_branch=phase.has_branch))
             if listens and len(speech.indices) > 1:
                 _count_listening(model, output, batch, config, sums)
                 sums["nats_own"] += count * float(terms.get("kd_final", 0.0))

@@ -16,11 +16,12 @@ from teacher_cache.common.differences import differences, listed
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES, Passage
-from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.checked_cache import CheckedCache
 from teacher_cache.store.digest_index import DigestIndex
+from teacher_cache.store.laws import fault_of
 from teacher_cache.store.layout import LOGPROB_STEPS_PER_NAT, SATURATED
 from teacher_cache.store.manifest import Manifest, Recipe, read_manifest
-from teacher_cache.store.rows import RowBlock, fault_of
+from teacher_cache.store.rows import RowBlock
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher.masked_teacher import MaskedTeacher
 
@@ -95,7 +96,13 @@ def recompute_cache(
         largest_error=float(errors.max()),
         control=control,
         allowed=allowed,
-        faults=_faults(sample, passage_of_row, errors, allowed, fault_of(scored, manifest.layout)),
+        faults=_faults(
+            sample,
+            passage_of_row,
+            errors,
+            allowed,
+            fault_of(scored, manifest.layout, teacher.tokenizer.is_special),
+        ),
     )
 
 
@@ -170,7 +177,7 @@ def _sample(
     path: Path, manifest: Manifest, passages: Sequence[Passage], fraction: float, seed: int
 ) -> list[Passage]:
     """Distinct passages that the cache holds, drawn without replacement, in the order of their digests."""
-    index = DigestIndex(CacheArrays(path).read("passage/digest"))
+    index = DigestIndex(CheckedCache(path, manifest).digests)
     held = sorted({p.digest: p for p in passages if index.position(p.digest) >= 0}.items())
     if not held:
         raise CacheError(

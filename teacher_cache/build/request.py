@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from teacher_cache.common.cores import num_cores
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import TranscriptEntry
-from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.checked_cache import CheckedCache
 from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import Layout
 from teacher_cache.store.manifest import (
@@ -43,6 +43,7 @@ class BuildRequest:
 
     entries : split -> its utterances, normalised; context is sought within a split only
     name : the config's name, which will mean this cache     normaliser : name, version and settings
+    teacher_request_sha256 : of what the config says of its teacher, kept in the manifest
     device : "cpu" or "cuda" (one worker per GPU)     scheduler : Dask address to join; "" starts a cluster
     """
 
@@ -53,6 +54,7 @@ class BuildRequest:
     root: Path
     name: str
     normaliser: Mapping[str, Any]
+    teacher_request_sha256: str = ""
     device: str = "cpu"
     scheduler: str = ""
 
@@ -85,7 +87,9 @@ class BuildJob:
         """
         require_name(request.name)
         corpus = Corpus.of(request.entries, request.cache_config)
-        identity = identify_teacher(request.teacher_folder)
+        identity = replace(
+            identify_teacher(request.teacher_folder), request_sha256=request.teacher_request_sha256
+        )
         recipe = recipe_of(identity, request.cache_config, request.normaliser)
         return BuildJob(request, corpus, identity, recipe, fingerprint(recipe, corpus.digests))
 
@@ -187,17 +191,23 @@ class BuildJob:
         )
 
     def covering_cache(self, say: Say) -> Path | None:
-        """A published cache of this recipe that holds every passage; the one of this fingerprint first."""
-        entries = [
-            entry
-            for entry in list_caches(self.request.root)
-            if entry.manifest is not None and entry.manifest.recipe.digest() == self.recipe.digest()
-        ]
+        """A published cache of this recipe that holds every passage; the one of this fingerprint first.
+
+        Raises CacheError where this fingerprint's folder holds something else: what is built could not be
+        published. Its tables are held to the manifest; its rows are by whoever reads them.
+        """
+        entries = list_caches(self.request.root)
         for entry in sorted(entries, key=lambda entry: entry.fingerprint != self.fingerprint):
+            if entry.manifest is None and entry.fingerprint == self.fingerprint:
+                raise CacheError(entry.fault)
+            if entry.manifest is None or entry.manifest.recipe.digest() != self.recipe.digest():
+                continue
             try:
-                held = DigestIndex(CacheArrays(entry.path).read("passage/digest"))
+                held = DigestIndex(CheckedCache(entry.path, entry.manifest).digests)
                 if (held.positions(self.corpus.digests) >= 0).all():
                     return entry.path
             except CacheError as error:
+                if entry.fingerprint == self.fingerprint:
+                    raise
                 say(f"not reused: {error}")
         return None

@@ -28,6 +28,7 @@ from teacher_cache.common.progress import progress
 from teacher_cache.common.terminal import say as say_to_people
 from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.checked_cache import special_pieces
 from teacher_cache.store.layout import ROW_ARRAYS
 from teacher_cache.store.manifest import Receipt, read_manifest, read_receipts, remove_receipt
 from teacher_cache.store.root import lock_path, names_by_meaning, write_name
@@ -165,8 +166,9 @@ def _opened(building: Path) -> CacheWriter | None:
 def _sound_receipts(building: Path, say: Say) -> dict[int, Receipt]:
     """Receipts whose rows are what they vouch for; the others are taken away and built again."""
     arrays, sound = CacheArrays(building), {}
+    is_special = special_pieces(arrays)
     for shard, receipt in read_receipts(building).items():
-        fault = shard_fault(arrays, receipt)
+        fault = shard_fault(arrays, receipt, is_special)
         if fault:
             say(f"built again: {fault}")
             remove_receipt(building, shard)

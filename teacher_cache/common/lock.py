@@ -79,7 +79,8 @@ class BuildLock:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self._claim():
-                with _alone(self.path.parent):
+                # Keeps this host's processes from replacing each other's fresh locks.
+                with alone(self.path.parent / GUARD):
                     self._replace_the_dead()
         except OSError as error:
             raise CacheError(
@@ -121,8 +122,11 @@ class BuildLock:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep this host's processes from replacing each other's fresh locks."""
-    with (folder / GUARD).open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+def alone(guard: Path) -> Iterator[None]:
+    """Wait until no other process of this host holds `guard`, and hold it; who dies lets go of it.
+
+    The file is made and stays. Raises OSError where it cannot be.
+    """
+    with guard.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
         yield

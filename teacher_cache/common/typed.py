@@ -67,8 +67,8 @@ def convert(annotation: Any, value: Any, where: str) -> Any:
         return typed(typing.cast(type[Any], annotation), value, where)
     if origin in (types.UnionType, typing.Union):
         return _one_of(annotation, arguments, value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(convert(arguments[0], element, where) for element in value)
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        return origin(convert(arguments[0], element, where) for element in value)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return {
             convert(arguments[0], key, where): convert(arguments[1], element, f"{where}.{key}")

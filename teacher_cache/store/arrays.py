@@ -18,10 +18,9 @@ from zarr.codecs.numcodecs import Delta
 from zarr.errors import ZarrUserWarning
 
 from teacher_cache.errors import CacheError
-from teacher_cache.store.layout import ArraySpec, Layout, Shuffle, array_specs, table_spec
+from teacher_cache.store.layout import VOCABULARY_BYTES, ArraySpec, Layout, Shuffle, array_specs, table_spec
 from teacher_cache.store.manifest import FORMAT_VERSION
 
-VOCABULARY_BYTES = "vocabulary/utf8"
 ZSTD_LEVEL = 5
 SHUFFLES: dict[Shuffle, BloscShuffle] = {"none": "noshuffle", "bytes": "shuffle", "bits": "bitshuffle"}
 
@@ -37,7 +36,7 @@ class CacheArrays:
     def __init__(self, path: Path, mode: Literal["r", "r+"] = "r") -> None:
         self.path = path
         with _cache_errors(path, "its Zarr group", "open"):
-            self._group = zarr.open_group(path, mode=mode)
+            self._group = zarr.open_group(path, mode=mode, use_consolidated=False)
             attributes = dict(self._group.attrs)
         self._arrays: dict[str, Any] = {}
         if attributes.get("format_version") != FORMAT_VERSION:

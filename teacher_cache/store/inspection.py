@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from teacher_cache.passages import Passage
-from teacher_cache.store.arrays import CacheArrays
-from teacher_cache.store.digest_index import DigestIndex
-from teacher_cache.store.layout import ROW_ARRAYS
+from teacher_cache.passages import DIGEST_BYTES, Passage
+from teacher_cache.store.checked_cache import CheckedCache
+from teacher_cache.store.passage_rows import rows_of_passages
 from teacher_cache.store.reader import TeacherCacheReader
-from teacher_cache.store.rows import decode
+from teacher_cache.store.rows import RowBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +51,21 @@ class InspectedPassage:
 def inspect_passages(path: Path, passages: Mapping[str, Passage], top: int) -> list[InspectedPassage]:
     """The labels of the passages, `top` candidates each (at most K), in the order asked for.
 
-    Raises the reader's CacheError where the cache does not hold one. Nothing but their rows is read.
+    Raises the reader's CacheError where the cache does not hold one. Nothing but the shards of their rows is
+    read, and held to their receipts.
     """
-    reader = TeacherCacheReader(path)
-    reader.require({name: passage.digest for name, passage in passages.items()})
-    arrays, vocabulary = CacheArrays(path), reader.vocabulary
-    index = DigestIndex(arrays.read("passage/digest"))
-    inspected = []
-    for name, passage in passages.items():
-        position = index.position(passage.digest)
-        span = slice(position, position + 1)
-        start = int(arrays.read("passage/start", span)[0])
-        stop = start + int(arrays.read("passage/length", span)[0])
-        tokens = _tokens(arrays, slice(start, stop), vocabulary, top)
-        inspected.append(InspectedPassage(name, passage, tokens))
-    return inspected
+    TeacherCacheReader(path).require({name: passage.digest for name, passage in passages.items()})
+    cache = CheckedCache(path)
+    digests = np.frombuffer(b"".join(passage.digest for passage in passages.values()), np.uint8)
+    rows, lengths = rows_of_passages(cache, digests.reshape(-1, DIGEST_BYTES))
+    stops = np.cumsum(lengths).tolist()
+    return [
+        InspectedPassage(name, passage, _tokens(rows.take(slice(start, stop)), cache.vocabulary, top))
+        for (name, passage), start, stop in zip(passages.items(), [0, *stops], stops, strict=False)
+    ]
 
 
-def _tokens(arrays: CacheArrays, span: slice, vocabulary: list[str], top: int) -> tuple[InspectedToken, ...]:
-    rows = decode({name: arrays.read(name, span) for name in ROW_ARRAYS})
+def _tokens(rows: RowBlock, vocabulary: list[str], top: int) -> tuple[InspectedToken, ...]:
     tokens = []
     for row in range(len(rows)):
         gold = int(rows.gold_id[row])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,8 @@ SATURATED = 65_534  # -log p of 32 and more
 MISSING_STEPS = 65_535
 WIDE_VOCABULARY = 65_535  # from this size on, ids need four bytes: the largest u2 is the fill value
 
+VOCABULARY_BYTES = "vocabulary/utf8"  # the one array whose length no layout gives
+
 Shuffle = Literal["none", "bytes", "bits"]
 
 ROW_ARRAYS = (
@@ -34,7 +37,7 @@ TABLE_ARRAYS = (
     "passage/start",
     "passage/length",
     "passage/digest",
-    "vocabulary/utf8",
+    VOCABULARY_BYTES,
     "vocabulary/end",
     "vocabulary/is_special",
 )
@@ -142,6 +145,11 @@ def array_specs(layout: Layout) -> dict[str, ArraySpec]:
 def table_spec(shape: tuple[int, ...], dtype: str) -> ArraySpec:
     """An array outside the row axis: plain chunks along its first axis."""
     return ArraySpec(shape=shape, dtype=dtype, chunks=(min(shape[0], TABLE_CHUNK), *shape[1:]))
+
+
+def row_blocks(num_rows: int) -> Iterator[slice]:
+    """Slices that cover so many rows, each of as many as a core's own cache holds with all their columns."""
+    return (slice(first, first + CHUNK_ROWS) for first in range(0, num_rows, CHUNK_ROWS))
 
 
 def quantise(logprobs: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +41,9 @@ class TeacherIdentity:
     """Which teacher labelled, for people (name, origin, licence) and for the fingerprint (files_sha256).
 
     normaliser : of the text it was trained on, where known     max_tokens : per passage, specials included
+    requested_revision : of the hub, as a config named it     training : recipe of one that was trained here
+    request_sha256 : of what the config that built the cache said of its teacher
+    The last three are "" and {} in caches of version 0.1.
     """
 
     name: str
@@ -50,6 +54,9 @@ class TeacherIdentity:
     vocab_size: int
     max_tokens: int
     normaliser: dict[str, Any] = field(default_factory=dict)
+    requested_revision: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    request_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +64,15 @@ class Receipt:
     """Proof that one shard was written whole.
 
     sha256 : of the shard's rows, decoded: every row array in the order of ROW_ARRAYS, little-endian, C order
+    columns_sha256 : array name -> sha256 of each of its column chunks, so that what a view does not read
+        need not be read to check it; {} in caches of version 0.1
     mass_at : mean probability mass in the first k columns, keyed by k
     """
 
     shard: int
     rows: int
     sha256: str
+    columns_sha256: dict[str, list[str]] = field(default_factory=dict)
     mass_at: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     device: str = ""
@@ -111,6 +121,7 @@ class Manifest:
     """`manifest.json`, written last: what a cache is, where it came from, and its receipts.
 
     contents_sha256 : of the sorted passage digests     tables_sha256 : array name -> sha256 of its bytes
+    metadata_sha256 : path of every zarr.json -> sha256 of its bytes; {} in caches of version 0.1
     quality, build : figures for people; nothing is computed from them
     """
 
@@ -120,10 +131,15 @@ class Manifest:
     layout: Layout
     contents_sha256: str
     tables_sha256: dict[str, str] = field(default_factory=dict)
+    metadata_sha256: dict[str, str] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     build: dict[str, Any] = field(default_factory=dict)
     receipts: tuple[Receipt, ...] = ()
     format_version: int = FORMAT_VERSION
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, hexadecimal: of all that the manifest says and vouches for."""
+        return sha256_of(canonical_json(asdict(self)))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the sha256 of its own canonical JSON; `from_json` gives the manifest back."""
@@ -132,7 +148,10 @@ class Manifest:
 
     @staticmethod
     def from_json(entry: Mapping[str, Any], source: str = "manifest.json") -> Manifest:
-        """The manifest of a JSON object; CacheError for another format or an object that was changed."""
+        """The manifest of a JSON object.
+
+        CacheError for another format, an object that was changed, or a fingerprint of other parts.
+        """
         entry = dict(entry)
         version = entry.get("format_version")
         if version != FORMAT_VERSION:
@@ -146,7 +165,14 @@ class Manifest:
                 "`bert2ctc cache build`"
             )
         with FILES.faults_told(source, f"not a cache manifest; {_AGAIN}"):
-            return typed(Manifest, entry)
+            manifest = typed(Manifest, entry)
+        found = fingerprint_of(manifest.recipe, manifest.contents_sha256)
+        if found != manifest.fingerprint:
+            raise CacheError(
+                f"{source}: recipe and passages make fingerprint {found}, the manifest says "
+                f"{manifest.fingerprint}; fetch or build the cache again with `bert2ctc cache build`"
+            )
+        return manifest
 
     def differences(self, config: CacheConfig, teacher_name: str, normaliser: Mapping[str, Any]) -> list[str]:
         """One phrase per setting in which this cache differs from what a run asks for; [] where none does.
@@ -185,7 +211,12 @@ def contents_sha256(passage_digests: np.ndarray) -> str:
 
 def fingerprint(recipe: Recipe, passage_digests: np.ndarray) -> str:
     """32 hexadecimal characters that name a cache: its recipe and its sorted passage digests (M, 16)."""
-    parts = {"recipe": asdict(recipe), "contents": contents_sha256(passage_digests)}
+    return fingerprint_of(recipe, contents_sha256(passage_digests))
+
+
+def fingerprint_of(recipe: Recipe, contents: str) -> str:
+    """The same from `contents_sha256` of the passage digests."""
+    parts = {"recipe": asdict(recipe), "contents": contents}
     return sha256_of(canonical_json(parts))[:FINGERPRINT_CHARACTERS]
 
 
@@ -209,13 +240,28 @@ def read_receipts(folder: Path) -> dict[int, Receipt]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a published cache; CacheError where there is none, another format or damage."""
+    """The manifest of a published cache; CacheError where there is none, another format or damage.
+
+    A folder that is named like a fingerprint holds the cache of that fingerprint or none.
+    """
     path = folder / MANIFEST
     if not is_there(path):
         raise CacheError(
             f"{folder}: no {MANIFEST}, so no finished cache; make one with `bert2ctc cache build`"
         )
-    return Manifest.from_json(FILES.json(path, _AGAIN), source=str(path))
+    manifest = Manifest.from_json(FILES.json(path, _AGAIN), source=str(path))
+    name = folder.absolute().name
+    if is_fingerprint(name) and name != manifest.fingerprint:
+        raise CacheError(
+            f"{folder}: holds another cache, {manifest.fingerprint}; move it to a folder of that name, or "
+            "remove it"
+        )
+    return manifest
+
+
+def is_fingerprint(name: str) -> bool:
+    """Whether a folder's name can be a cache's."""
+    return re.fullmatch(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}", name) is not None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

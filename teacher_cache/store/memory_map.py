@@ -1,17 +1,16 @@
 """The rows of a view as one uncompressed file, written once and mapped by every process that reads it.
 
 A header line of JSON, then the columns one behind another. The file is made from the cache, is named after
-it, and may be deleted at any time.
+it, vouches for its own bytes and for the manifest whose receipts its rows were held to, and may be deleted at
+any time.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -19,15 +18,18 @@ from typing import IO, Any
 import numpy as np
 
 from teacher_cache.common.files import whole_file
+from teacher_cache.common.lock import alone
 from teacher_cache.common.small_files import as_text, open_regular, parse_json
 from teacher_cache.common.typed import Fault
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
-from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.checked_cache import CheckedCache
 from teacher_cache.store.layout import Layout
-from teacher_cache.store.view import Rows, View, read_rows, row_columns
+from teacher_cache.store.manifest import Manifest
+from teacher_cache.store.row_source import RowSource
+from teacher_cache.store.view import Rows, View, row_columns
 
-MAP_VERSION = 1
+MAP_VERSION = 2
 HEADER_BYTES = 4096
 ALIGNMENT = 64
 HASHED_BYTES = 1 << 22
@@ -88,17 +90,21 @@ def map_path(folder: Path, fingerprint: str, view: View) -> Path:
     return folder / f"{fingerprint}-{view.name}.map"
 
 
-def ensure_map(path: Path, arrays: CacheArrays, fingerprint: str, view: View, spans: np.ndarray) -> None:
+def ensure_map(
+    path: Path, manifest: Manifest, view: View, opened: Callable[[], tuple[CheckedCache, RowSource]]
+) -> None:
     """Let `path` be a sound map: checked where it is there, written where it is not or is damaged.
 
-    spans : int64 (M, 2). Of several processes one writes while the others wait. The file gets its name
-    when it is whole; whoever has mapped a replaced one keeps it. Raises CacheError where it cannot.
+    manifest : whose receipts the rows were held to; a map of another one is none
+    opened : gives the cache and its rows under the view, asked for only where the map has to be written
+    Of several processes one writes while the others wait. The file gets its name when it is whole; whoever
+    has mapped a replaced one keeps it. Raises CacheError where it cannot.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
-            if not _is_sound(path, arrays.layout, fingerprint, view):
-                _write(path, arrays, fingerprint, view, spans)
+        with alone(path.with_name(f"{path.name}.lock")):
+            if not _is_sound(path, manifest, view):
+                _write(path, manifest, view, *opened())
     except OSError as error:
         raise CacheError(
             f"{path}: cannot write the memory map ({error.strerror}); free space, name another folder with "
@@ -106,22 +112,20 @@ def ensure_map(path: Path, arrays: CacheArrays, fingerprint: str, view: View, sp
         ) from error
 
 
-def _write(path: Path, arrays: CacheArrays, fingerprint: str, view: View, spans: np.ndarray) -> None:
-    where = MapSections.of(arrays.layout, view)
+def _write(path: Path, manifest: Manifest, view: View, cache: CheckedCache, source: RowSource) -> None:
+    where = MapSections.of(manifest.layout, view)
     with whole_file(path) as stream:
         # The space is claimed first: to run out of it in the middle would take as long as to succeed.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(stream.fileno(), 0, where.num_bytes)
         stream.truncate(where.num_bytes)
-        _put(stream, where, "digest", 0, arrays.read("passage/digest"))
-        _put(stream, where, "span", 0, spans)
-        for shard in range(arrays.layout.num_shards):
-            span = arrays.layout.shard_rows(shard)
-            rows = read_rows(arrays, view, span)
+        _put(stream, where, "digest", 0, cache.digests)
+        _put(stream, where, "span", 0, cache.spans)
+        for span, rows in source.shards():
             for part in fields(rows):
                 _put(stream, where, part.name, span.start, getattr(rows, part.name))
         stream.flush()
-        header = json.dumps({**_identity(fingerprint, view), "sha256": _sha256_behind_header(stream)})
+        header = json.dumps({**_identity(manifest, view), "sha256": _sha256_behind_header(stream)})
         stream.seek(0)
         stream.write(header.encode("ascii").ljust(HEADER_BYTES - 1) + b"\n")
 
@@ -133,21 +137,26 @@ def _put(stream: IO[bytes], where: MapSections, name: str, row: int, values: np.
     stream.write(stored.tobytes())
 
 
-def _is_sound(path: Path, layout: Layout, fingerprint: str, view: View) -> bool:
-    """True where the file is this view's map, byte for byte as it was written."""
-    if not path.is_file() or path.stat().st_size != MapSections.of(layout, view).num_bytes:
+def _is_sound(path: Path, manifest: Manifest, view: View) -> bool:
+    """True where the file is this view's map of this manifest, byte for byte as it was written."""
+    if not path.is_file() or path.stat().st_size != MapSections.of(manifest.layout, view).num_bytes:
         return False
     try:
         with open_regular(path) as stream:
             header = parse_json(as_text(stream.read(HEADER_BYTES)))
-            expected = {**_identity(fingerprint, view), "sha256": _sha256_behind_header(stream)}
+            expected = {**_identity(manifest, view), "sha256": _sha256_behind_header(stream)}
             return bool(header == expected)
     except Fault:
         return False
 
 
-def _identity(fingerprint: str, view: View) -> dict[str, Any]:
-    return {"map_version": MAP_VERSION, "fingerprint": fingerprint, "view": view.name}
+def _identity(manifest: Manifest, view: View) -> dict[str, Any]:
+    return {
+        "map_version": MAP_VERSION,
+        "fingerprint": manifest.fingerprint,
+        "manifest_sha256": manifest.digest(),
+        "view": view.name,
+    }
 
 
 def _sha256_behind_header(stream: IO[bytes]) -> str:
@@ -156,11 +165,3 @@ def _sha256_behind_header(stream: IO[bytes]) -> str:
     while block := stream.read(HASHED_BYTES):
         sha256.update(block)
     return sha256.hexdigest()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to a map; a process that dies lets go of it."""
-    with path.with_name(f"{path.name}.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +15,14 @@ from teacher_cache.common.sizes import MEBIBYTE
 from teacher_cache.config import TAIL_POLICIES
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
-from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.checked_cache import CheckedCache, ColumnDigests, receipts_fault
 from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.layout import dequantise
 from teacher_cache.store.manifest import Manifest, read_manifest
 from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
+from teacher_cache.store.old_receipts import column_digests
 from teacher_cache.store.row_backends import BACKENDS, ChunkRows, MemoryRows, RowBackend
+from teacher_cache.store.row_source import RowSource
 from teacher_cache.store.view import Rows, View, log_mass, row_bytes
 
 MEMORY_MEGABYTES = 4096.0  # MiB, like every limit of memory
@@ -55,6 +56,10 @@ class TeacherCacheReader:
         chunks used last. "auto": memory where the rows fit `memory_megabytes`, else a map where there is a
         `scratch`, else chunks of so many MiB. The labels are the same whichever it is.
 
+    Whatever is handed out was held to the cache's receipts since this reader, or the one that a process sent
+    it as, was made: a shard that was exchanged, rewritten or lost is an error, and so is a row that breaks a
+    law of the format.
+
     Attributes: fingerprint, manifest, view, backend (never "auto"), top_k. `vocabulary` and `is_special` are
     read on first use. Opening touches the manifest alone, and pickling takes settings and no rows: a data
     worker, however it starts, opens the rest itself. `prepare` before workers start leaves them only the map.
@@ -82,6 +87,7 @@ class TeacherCacheReader:
         self.scratch = None if scratch is None else Path(scratch).absolute()  # workers may stand elsewhere
         self.backend = self._choose(backend)
         self._is_map_checked = False
+        self._vouched: list[ColumnDigests] | None = None
 
     def _refuse_what_is_not_held(self) -> None:
         layout, view = self.manifest.layout, self.view
@@ -102,12 +108,9 @@ class TeacherCacheReader:
             raise CacheError(
                 f"temperature {view.temperature:g} must be positive; set [objective] temperature"
             )
-        receipts = [receipt.shard for receipt in self.manifest.receipts]
-        if receipts != list(range(layout.num_shards)):
-            raise CacheError(
-                f"{self.path}: receipts of {len(receipts)} shards, {layout.num_shards} needed; rebuild with "
-                "`bert2ctc cache build`"
-            )
+        fault = receipts_fault(self.manifest)
+        if fault:
+            raise CacheError(f"{self.path}: {fault}; rebuild with `bert2ctc cache build`")
 
     def _choose(self, backend: str) -> str:
         if backend not in ("auto", *BACKENDS):
@@ -132,12 +135,17 @@ class TeacherCacheReader:
         return self._index.position(digest) >= 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a spawned worker gets: the settings; it opens the arrays itself."""
-        loaded = ("_arrays", "_index", "_spans", "_backend", "_map", "vocabulary", "is_special")
+        """What a spawned worker gets: the settings, and what was found out of the cache; it opens the arrays
+        itself."""
+        loaded = ("_cache", "_source", "_index", "_spans", "_backend", "_map", "vocabulary", "is_special")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
     def prepare(self) -> None:
-        """Do now what the first use would do: read the rows into memory, or write and check the map."""
+        """Do now what the first use would do: read the rows into memory, or write and check the map.
+
+        Every row of a cache of version 0.1 is read once, unless an earlier run noted below `scratch` what it
+        found. Raises CacheError where anything is not what manifest and receipts vouch for.
+        """
         self._backend  # noqa: B018  # a cached property
         self._index  # noqa: B018
 
@@ -180,34 +188,30 @@ class TeacherCacheReader:
             )
 
     @cached_property
-    def _arrays(self) -> CacheArrays:
-        arrays = CacheArrays(self.path)
-        if arrays.layout != self.manifest.layout:
-            raise CacheError(
-                f"{self.path}: arrays and manifest differ ({arrays.layout} and {self.manifest.layout}); "
-                f"check the cache with `bert2ctc cache verify {shlex.quote(str(self.path))}`"
-            )
-        return arrays
+    def _cache(self) -> CheckedCache:
+        return CheckedCache(self.path, self.manifest)
+
+    @cached_property
+    def _source(self) -> RowSource:
+        if self._vouched is None:
+            self._vouched = column_digests(self._cache, self.scratch)
+        return RowSource(self._cache, self.view, self._vouched)
 
     @cached_property
     def _index(self) -> DigestIndex:
-        return DigestIndex(self._map.digest if self.backend == "map" else self._arrays.read("passage/digest"))
+        return DigestIndex(self._map.digest if self.backend == "map" else self._cache.digests)
 
     @cached_property
     def _spans(self) -> np.ndarray:
-        return self._map.span if self.backend == "map" else self._read_spans()
-
-    def _read_spans(self) -> np.ndarray:
-        start = self._arrays.read("passage/start")
-        return np.stack([start, start + self._arrays.read("passage/length")], axis=1)
+        return self._map.span if self.backend == "map" else self._cache.spans
 
     @cached_property
     def _backend(self) -> RowBackend:
         if self.backend == "map":
             return self._map
         if self.backend == "memory":
-            return MemoryRows(self._arrays, self.view)
-        return ChunkRows(self._arrays, self.view, int(self.memory_megabytes * MEBIBYTE))
+            return MemoryRows(self._source)
+        return ChunkRows(self._source, int(self.memory_megabytes * MEBIBYTE))
 
     @cached_property
     def _map(self) -> MappedRows:
@@ -215,18 +219,16 @@ class TeacherCacheReader:
         assert self.scratch is not None, "a reader that holds a map was given a folder for it"
         path = map_path(self.scratch, self.fingerprint, self.view)
         if not self._is_map_checked:
-            ensure_map(path, self._arrays, self.fingerprint, self.view, self._read_spans())
+            ensure_map(path, self.manifest, self.view, lambda: (self._cache, self._source))
             self._is_map_checked = True
         return MappedRows(path, self.manifest.layout, self.view)
 
     @cached_property
     def vocabulary(self) -> list[str]:
         """The teacher's pieces in id order."""
-        text = self._arrays.read("vocabulary/utf8").tobytes()
-        ends = self._arrays.read("vocabulary/end").tolist()
-        return [text[start:end].decode("utf-8") for start, end in zip([0, *ends], ends, strict=False)]
+        return self._cache.vocabulary
 
     @cached_property
     def is_special(self) -> np.ndarray:
         """Bool (V,): pieces that no transcript is made of."""
-        return self._arrays.read("vocabulary/is_special").astype(bool)
+        return np.array(self._cache.is_special)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ from teacher_cache.common.lock import GUARD, BuildLock, read_owner
 from teacher_cache.common.small_files import is_there
 from teacher_cache.errors import CacheError
 from teacher_cache.settings import NAME_RULE, is_name, shown_value
-from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, MANIFEST, Manifest, read_manifest
+from teacher_cache.store.manifest import MANIFEST, Manifest, is_fingerprint, read_manifest
 
 BUILDING = ".building"
 NAMES = "names"
 REMOVED_SUFFIX = ".removed"
 MAX_NAME_BYTES = 1024
-_FINGERPRINT = re.compile(f"[0-9a-f]{{{FINGERPRINT_CHARACTERS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +209,13 @@ def _meaning(name: Path) -> str:
     """The fingerprint that a name stands for; CacheError where its file holds none."""
     advice = "no name of a cache; delete it, or name the cache anew with `bert2ctc cache build`"
     text = FILES.text(name, advice, limit=MAX_NAME_BYTES).strip()
-    if not _FINGERPRINT.fullmatch(text):
+    if not is_fingerprint(text):
         raise CacheError(f"{name}: holds {shown_value(text)}; {advice}")
     return text
 
 
 def _published(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("*") if path.is_dir() and _FINGERPRINT.fullmatch(path.name))
+    return sorted(path for path in root.glob("*") if path.is_dir() and is_fingerprint(path.name))
 
 
 def _num_bytes(folder: Path) -> int:

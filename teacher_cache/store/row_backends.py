@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.layout import CHUNK_ROWS
-from teacher_cache.store.view import Rows, View, read_rows, row_columns
+from teacher_cache.store.row_source import RowSource
+from teacher_cache.store.view import Rows, row_columns
 
 BACKENDS = ("memory", "map", "chunks")
 
@@ -24,19 +24,13 @@ class RowBackend(Protocol):
 
 
 class MemoryRows:
-    """Every row in this process's memory, read shard by shard: no more than one shard is held twice."""
+    """Every row in this process's memory, read shard by shard: few shards are held twice."""
 
-    def __init__(self, arrays: CacheArrays, view: View) -> None:
-        layout = arrays.layout
-        self._rows = Rows(
-            *(
-                np.empty((layout.num_rows, *shape), dtype)
-                for dtype, shape in row_columns(layout, view).values()
-            )
-        )
-        for shard in range(layout.num_shards):
-            span = layout.shard_rows(shard)
-            rows = read_rows(arrays, view, span)
+    def __init__(self, source: RowSource) -> None:
+        columns = row_columns(source.layout, source.view).values()
+        num_rows = source.layout.num_rows
+        self._rows = Rows(*(np.empty((num_rows, *shape), dtype) for dtype, shape in columns))
+        for span, rows in source.shards():
             for part in fields(rows):
                 getattr(self._rows, part.name)[span] = getattr(rows, part.name)
 
@@ -48,8 +42,8 @@ class MemoryRows:
 class ChunkRows:
     """The chunks used last, up to so many bytes and at least one; the others are read from the store."""
 
-    def __init__(self, arrays: CacheArrays, view: View, limit_bytes: int) -> None:
-        self._arrays, self._view, self._limit = arrays, view, limit_bytes
+    def __init__(self, source: RowSource, limit_bytes: int) -> None:
+        self._source, self._limit = source, limit_bytes
         self._held: OrderedDict[int, Rows] = OrderedDict()
         self.held_bytes = 0
 
@@ -68,9 +62,7 @@ class ChunkRows:
         if rows is not None:
             self._held.move_to_end(number)
             return rows
-        start = number * CHUNK_ROWS
-        stop = min(start + CHUNK_ROWS, self._arrays.layout.num_rows)
-        rows = read_rows(self._arrays, self._view, slice(start, stop))
+        rows = self._source.chunk(number)
         self._held[number] = rows
         self.held_bytes += rows.num_bytes
         while self.held_bytes > self._limit and len(self._held) > 1:

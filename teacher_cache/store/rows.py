@@ -1,4 +1,4 @@
-"""Rows of labels: float values, their stored form, the laws that both obey, and the checksum of a shard."""
+"""Rows of labels: float values, their stored form, and the digests that a receipt holds of a shard."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import numpy as np
 
 from teacher_cache.errors import CacheError
 from teacher_cache.store.layout import (
-    LOGPROB_STEPS_PER_NAT,
+    CHUNK_COLUMNS,
     MISSING_STEPS,
     ROW_ARRAYS,
-    SATURATED,
     Layout,
     dequantise,
     quantise,
 )
 
-MASS_TOLERANCE = 1e-3
 MASS_AT = (1, 4, 8, 16, 32, 64)
 
 
@@ -90,6 +88,24 @@ def decode(stored: Mapping[str, np.ndarray]) -> RowBlock:
     )
 
 
+def columns_sha256(stored: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Array name -> sha256, hexadecimal, of the bytes of each of its column chunks, from the first on.
+
+    stored : of an array with columns, the first ones up to a column chunk's end are enough
+    """
+    return {name: [_sha256(chunk) for chunk in _column_chunks(values)] for name, values in stored.items()}
+
+
+def _column_chunks(values: np.ndarray) -> list[np.ndarray]:
+    if values.ndim == 1 or values.shape[1] <= CHUNK_COLUMNS:
+        return [values]
+    return [values[:, first : first + CHUNK_COLUMNS] for first in range(0, values.shape[1], CHUNK_COLUMNS)]
+
+
+def _sha256(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+
+
 def checksum(stored: Mapping[str, np.ndarray]) -> str:
     """sha256, hexadecimal, of the bytes of every row array in the order of ROW_ARRAYS."""
     sha256 = hashlib.sha256()
@@ -102,63 +118,3 @@ def mass_at(rows: RowBlock) -> dict[str, float]:
     """Mean probability mass in the first k columns, keyed by k, for 1, 4, 8, ... up to K."""
     kept = np.cumsum(np.exp(rows.top_logprob.astype(np.float64)), axis=1).mean(axis=0)
     return {str(k): float(kept[k - 1]) for k in MASS_AT if k <= kept.shape[0]}
-
-
-def fault_of(rows: RowBlock, layout: Layout) -> str:
-    """The first law that the rows break, in words; "" where they break none."""
-    count, top_k, temperatures = len(rows), layout.top_k, len(layout.temperatures)
-    shapes = {
-        "gold_id": (count,),
-        "gold_logprob": (count,),
-        "top_id": (count, top_k),
-        "top_logprob": (count, top_k),
-        "lognorm": (count, temperatures),
-        "tail_logprob": (count, temperatures),
-    }
-    for name, shape in shapes.items():
-        values = getattr(rows, name)
-        if values.shape != shape:
-            return f"{name} has shape {values.shape}, not {shape}"
-        if values.dtype.kind == "f":
-            allowed = np.isfinite(values) | (np.isneginf(values) & (name != "lognorm"))
-            if not allowed.all():
-                return f"{name} holds {values[~allowed][0]} at row {np.argwhere(~allowed)[0][0]}"
-            if name != "lognorm" and values.size and values.max() > MASS_TOLERANCE:
-                return f"{name} holds {values.max():.4f}, a probability above 1"
-        elif values.size and (values.min() < 0 or values.max() >= layout.vocab_size):
-            return f"{name} holds {values.max()}, outside a vocabulary of {layout.vocab_size}"
-    return _order_fault(rows) or _mass_fault(rows, layout)
-
-
-def _order_fault(rows: RowBlock) -> str:
-    steps, ids = quantise(rows.top_logprob).astype(np.int32), rows.top_id.astype(np.int64)
-    rising = (np.diff(steps, axis=1) < 0).any(axis=1)
-    if rising.any():
-        return f"top_logprob rises along row {np.flatnonzero(rising)[0]}"
-    ordered = np.sort(ids, axis=1)
-    repeated = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
-    if repeated.any():
-        return f"top_id repeats a piece in row {np.flatnonzero(repeated)[0]}"
-    return ""
-
-
-def _mass_fault(rows: RowBlock, layout: Layout) -> str:
-    """Top K and tail make 1 at every stored temperature.
-
-    A saturated log-probability is only an upper bound, which a high temperature makes visible: it
-    counts for the mass that must be reached, and not for the mass that must not be exceeded.
-    """
-    logprobs = rows.top_logprob.astype(np.float64)
-    certain = logprobs > -SATURATED / LOGPROB_STEPS_PER_NAT
-    for column, temperature in enumerate(layout.temperatures):
-        tail = np.exp(rows.tail_logprob[:, column].astype(np.float64))
-        shares = np.exp(logprobs / temperature - rows.lognorm[:, column, None].astype(np.float64))
-        most = shares.sum(axis=1) + tail
-        least = (shares * certain).sum(axis=1) + tail
-        wrong = np.flatnonzero((most < 1 - MASS_TOLERANCE) | (least > 1 + MASS_TOLERANCE))
-        if len(wrong):
-            return (
-                f"top {layout.top_k} and tail make {most[wrong[0]]:.5f} at temperature {temperature:g} "
-                f"in row {wrong[0]}, not 1 within {MASS_TOLERANCE:g}"
-            )
-    return ""

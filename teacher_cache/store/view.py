@@ -1,16 +1,13 @@
-"""What a run reads of a cache's rows, k' candidates at one temperature, and how it comes out of the store."""
+"""What a run reads of a cache's rows, k' candidates at one temperature, and how stored columns become it."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from teacher_cache.errors import CacheError
-from teacher_cache.store.arrays import CacheArrays
-from teacher_cache.store.layout import MISSING_STEPS, Layout, dequantise
+from teacher_cache.store.layout import CHUNK_COLUMNS, Layout, dequantise, row_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,14 @@ class Rows:
     tail_logprob: np.ndarray
 
     def __getitem__(self, span: slice) -> Rows:
-        return Rows(*(getattr(self, part.name)[span] for part in fields(self)))
+        # Written out: this is on the way of every transcript of every batch.
+        return Rows(
+            self.gold_id[span],
+            self.top_id[span],
+            self.steps[span],
+            self.lognorm[span],
+            self.tail_logprob[span],
+        )
 
     @property
     def num_bytes(self) -> int:
@@ -74,34 +78,39 @@ def row_bytes(layout: Layout, view: View) -> int:
     return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in columns)
 
 
-def read_rows(arrays: CacheArrays, view: View, span: slice) -> Rows:
-    """Rows from the store, refused where any of them was never written.
+def view_columns(layout: Layout, view: View) -> dict[str, int]:
+    """Array name -> columns that a view needs, whole column chunks; 0 for an array without columns.
 
-    Only the columns that the view needs are read: ids up to k', and log-probabilities beyond k' under
-    "bucket" alone, where their mass joins the tail.
+    Ids up to k', and log-probabilities beyond k' under "bucket" alone, where their mass joins the tail.
     """
-    read, layout, bucket = arrays.read, arrays.layout, view.tail == "bucket"
-    columns = slice(0, layout.top_k if bucket else view.top_k)
-    gold_id, top_id = read("row/gold_id", span), read("row/top_id", (span, slice(0, view.top_k)))
-    steps = read("row/top_logprob", (span, columns))
+    bucket = view.tail == "bucket"
+    ranked = min(-(-view.top_k // CHUNK_COLUMNS) * CHUNK_COLUMNS, layout.top_k)
+    wanted = {
+        "row/gold_id": 0,
+        "row/gold_logprob": 0,
+        "row/top_id": ranked,
+        "row/top_logprob": layout.top_k if bucket else ranked,
+    }
+    temperatures = len(layout.temperatures)
+    return wanted | ({"row/lognorm": temperatures, "row/tail_logprob": temperatures} if bucket else {})
+
+
+def rows_of(stored: Mapping[str, np.ndarray], layout: Layout, view: View) -> Rows:
+    """The rows of a view from the columns that `view_columns` names, in memory of their own."""
+    gold_id, steps = stored["row/gold_id"], stored["row/top_logprob"]
     lognorm = np.zeros(len(gold_id), np.float32)
     tail = np.full(len(gold_id), -np.inf, np.float32)
-    if bucket:
-        temperature = slice(*(layout.temperatures.index(view.temperature) + step for step in (0, 1)))
-        lognorm = read("row/lognorm", (span, temperature))[:, 0]
-        tail = read("row/tail_logprob", (span, temperature))[:, 0]
-    unwritten = (gold_id >= layout.vocab_size) | (top_id >= layout.vocab_size).any(axis=1)
-    unwritten |= (steps == MISSING_STEPS).any(axis=1) | np.isnan(lognorm) | np.isnan(tail)
-    if unwritten.any():
-        row = span.start + int(np.flatnonzero(unwritten)[0])
-        raise CacheError(
-            f"{arrays.path}: row {row} was never written; check the cache with "
-            f"`bert2ctc cache verify {shlex.quote(str(arrays.path))}`"
-        )
-    if view.top_k < steps.shape[1]:
-        beyond = dequantise(steps[:, view.top_k :], view.temperature) - lognorm[:, None]
-        tail = np.logaddexp(tail, log_mass(beyond))
-    return Rows(gold_id, top_id, np.ascontiguousarray(steps[:, : view.top_k]), lognorm, tail)
+    if view.tail == "bucket":
+        column = layout.temperatures.index(view.temperature)
+        lognorm = np.array(stored["row/lognorm"][:, column])
+        tail = np.array(stored["row/tail_logprob"][:, column])
+        if view.top_k < steps.shape[1]:
+            for rows in row_blocks(len(steps)):
+                beyond = dequantise(steps[rows, view.top_k :], view.temperature)
+                beyond -= lognorm[rows, None]
+                tail[rows] = np.logaddexp(tail[rows], log_mass(beyond))
+    top_id, kept = (np.ascontiguousarray(values[:, : view.top_k]) for values in (stored["row/top_id"], steps))
+    return Rows(gold_id, top_id, kept, lognorm, tail)
 
 
 def log_mass(logprobs: np.ndarray) -> np.ndarray:

@@ -13,8 +13,12 @@ import numpy as np
 from teacher_cache.common.files import flush_tree, publish_folder, rename_folder
 from teacher_cache.errors import CacheError
 from teacher_cache.store.arrays import CacheArrays
+from teacher_cache.store.checked_cache import special_pieces, whole_shard
+from teacher_cache.store.folder import file_faults, special_files
+from teacher_cache.store.laws import fault_of
 from teacher_cache.store.layout import Layout
 from teacher_cache.store.manifest import (
+    MANIFEST,
     Manifest,
     Receipt,
     contents_sha256,
@@ -25,7 +29,8 @@ from teacher_cache.store.manifest import (
     write_manifest,
     write_receipt,
 )
-from teacher_cache.store.rows import RowBlock, checksum, encode, fault_of, mass_at
+from teacher_cache.store.metadata import metadata_faults, metadata_sha256
+from teacher_cache.store.rows import RowBlock, checksum, columns_sha256, encode, mass_at
 from teacher_cache.store.verify import shard_fault, table_sha256
 
 
@@ -48,13 +53,12 @@ class CacheWriter:
         return CacheWriter(CacheArrays(building, "r+"))
 
     def write_shard(self, shard: int, rows: RowBlock, seconds: float = 0.0, device: str = "") -> Receipt:
-        """Write every row of one shard, then its receipt.
+        """Write every row of one shard, then its receipt; the vocabulary is written before any of them.
 
-        Raises CacheError, and writes nothing, for NaN, a wrong number of rows, ids outside the
-        vocabulary, or a top K and tail that do not make 1 within 1e-3.
+        Raises CacheError, and writes nothing, for a wrong number of rows and for rows that break a law.
         """
         span = self.layout.shard_rows(shard)
-        fault = fault_of(rows, self.layout)
+        fault = fault_of(rows, self.layout, special_pieces(self._arrays))
         if len(rows) != span.stop - span.start:
             fault = f"{len(rows)} rows where the shard has {span.stop - span.start}"
         if fault:
@@ -71,6 +75,7 @@ class CacheWriter:
             shard=shard,
             rows=len(rows),
             sha256=checksum(stored),
+            columns_sha256=columns_sha256(stored),
             mass_at=mass_at(rows),
             seconds=seconds,
             device=device,
@@ -117,9 +122,10 @@ class CacheWriter:
 def publish(building: Path, root: Path, manifest: Manifest) -> Path:
     """Check a build against its receipts, write its manifest and rename it to `<root>/<fingerprint>`.
 
-    manifest : without receipts and tables_sha256, which are filled in from what lies on the disk
+    manifest : without receipts and digests, which are filled in from what lies on the disk
     Returns the published folder. Where it exists already, it is left as it is and the build is removed.
-    Raises CacheError, and publishes nothing, for a missing or unequal shard or a foreign fingerprint.
+    Raises CacheError, and publishes nothing, for a missing or unequal shard, a foreign fingerprint or a file
+    that is none of the format.
     """
     target = root / manifest.fingerprint
     if target.exists():
@@ -140,9 +146,11 @@ def publish(building: Path, root: Path, manifest: Manifest) -> Path:
         receipts=tuple(receipts.values()),
         contents_sha256=contents_sha256(digests),
         tables_sha256=table_sha256(arrays),
+        metadata_sha256=metadata_sha256(building),
     )
     for partial in building.rglob("*.partial"):
         partial.unlink()  # of a writer that was killed
+    _refuse_foreign_files(building, manifest)
     with _publishing(target):
         flush_tree(building)  # the rows reach the disk before the manifest that vouches for them
     write_manifest(building, manifest)
@@ -165,13 +173,26 @@ def _whole_receipts(arrays: CacheArrays, manifest: Manifest) -> dict[int, Receip
             f"{building}: {len(missing)} of {arrays.layout.num_shards} shards lack a receipt (shard "
             f"{missing[0]} first); rerun `bert2ctc cache build` to finish it"
         )
+    is_special = special_pieces(arrays)
     for shard, receipt in receipts.items():
-        fault = shard_fault(arrays, receipt)
+        fault = shard_fault(arrays, receipt, is_special)
         if fault:
             raise CacheError(
                 f"{building}: {fault}; delete receipts/{shard}.json and rerun `bert2ctc cache build`"
             )
+        if not receipt.columns_sha256:  # of version 0.1, which began this build
+            columns = columns_sha256(whole_shard(arrays, receipt, is_special))
+            receipts[shard] = replace(receipt, columns_sha256=columns)
+            write_receipt(building, receipts[shard])
     return receipts
+
+
+def _refuse_foreign_files(building: Path, manifest: Manifest) -> None:
+    """What would be published is exactly the files of a cache, but for the manifest, which comes last."""
+    faults = special_files(building) + metadata_faults(building, manifest.layout, {})
+    faults += [fault for fault in file_faults(building, manifest.layout) if not fault.startswith(MANIFEST)]
+    if faults:
+        raise CacheError(f"{building}: {faults[0]}; remove it, then rerun `bert2ctc cache build`")
 
 
 def publish_as_it_is(folder: Path, target: Path) -> None:

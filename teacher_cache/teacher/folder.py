@@ -14,7 +14,7 @@ from teacher_cache.common.small_files import is_there
 from teacher_cache.common.terminal import say
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher.identity import HASHED_FILES, TEACHER_NOTE
+from teacher_cache.teacher.identity import HASHED_FILES, TEACHER_NOTE, hashed_files
 
 
 def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
@@ -36,12 +36,21 @@ def resolve_teacher(teacher: TeacherConfig, folder: Path) -> Path:
     note = read_note(folder)
     if note is None:
         _fetch(teacher, folder)
-    elif (note.get("model"), note.get("requested_revision")) != (teacher.model, teacher.revision):
+    elif not is_fetched(note, teacher):
+        held = "a teacher that was trained here"
+        if "requested_revision" in note:
+            held = f"{note.get('model')} {note['requested_revision']}"
         raise CacheError(
-            f"{folder}: holds {note.get('model')} {note.get('requested_revision')}, not {teacher.model} "
-            f"{teacher.revision}; move it away and run again"
+            f"{folder}: holds {held}, not {teacher.model} {teacher.revision}; move it away and run again"
         )
     return folder
+
+
+def is_fetched(note: Mapping[str, Any], teacher: TeacherConfig) -> bool:
+    """Whether a folder's note says that it holds the hub model asked for, by its revision or commit."""
+    revisions = (note.get("requested_revision"), note.get("revision"))
+    is_of_hub = "requested_revision" in note  # what was trained on from a model names that model too
+    return is_of_hub and note.get("model") == teacher.model and teacher.revision in revisions
 
 
 def read_note(folder: Path) -> dict[str, Any] | None:
@@ -74,7 +83,7 @@ def _require_finite(folder: Path, model: Any) -> None:
 
 
 def _publish(partial: Path, folder: Path, note: Mapping[str, Any]) -> None:
-    write_json(partial / TEACHER_NOTE, note)
+    write_json(partial / TEACHER_NOTE, {**note, "files_sha256": hashed_files(partial)})
     try:
         publish_folder(partial, folder)
     except OSError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.common.differences import differences, listed
 from teacher_cache.common.files import FILES, file_sha256
 from teacher_cache.common.small_files import is_there
 from teacher_cache.errors import CacheError
 from teacher_cache.settings import shown_value
 from teacher_cache.store.manifest import TeacherIdentity
 
+NAMED_FILES = 3
 TEACHER_NOTE = "bert2ctc_teacher.json"
 # What can decide a label. Whatever else lies in the folder (README, optimiser, our own note) may change.
 HASHED_FILES = (
@@ -33,27 +35,42 @@ OFFSET_POSITION_MODELS = ("roberta", "xlm-roberta", "camembert", "roberta-prelay
 def identify_teacher(folder: Path) -> TeacherIdentity:
     """Hash a Hugging Face folder and read who its model is; CacheError without config or safetensors.
 
-    `bert2ctc_teacher.json`, where present, gives name, model, revision, licence and normaliser.
+    `bert2ctc_teacher.json`, where present, gives name, model, revision, licence, normaliser and training;
+    CacheError where it names the files and the folder has others.
     """
     config = _read_json(folder / "config.json")
     note = _read_json(folder / TEACHER_NOTE) if is_there(folder / TEACHER_NOTE) else {}
-    files = sorted({path for pattern in HASHED_FILES for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in files):
+    if not any(folder.glob("*.safetensors")):
         raise CacheError(
             f"{folder}: no *.safetensors weights; save the model again with "
             "`model.save_pretrained(folder)`, or name another teacher under [teacher]"
         )
     vocab_size, max_tokens = _sizes_in(folder, config)
+    digests = hashed_files(folder)
+    others = list(differences(_table(note, "files_sha256", folder) or digests, digests))
+    if others:
+        raise CacheError(
+            f"{folder}: {listed(others, NAMED_FILES, ', ')} changed since {TEACHER_NOTE} was written; "
+            "restore the teacher's files, or delete the note and give the folder as [teacher] model"
+        )
     return TeacherIdentity(
         name=str(note.get("name") or folder.name),
         model=str(note.get("model") or ""),
         revision=str(note.get("revision") or ""),
         licence=str(note.get("licence") or ""),
-        files_sha256={path.name: file_sha256(path) for path in files},
+        files_sha256=digests,
         vocab_size=vocab_size,
         max_tokens=max_tokens,
         normaliser=_table(note, "normaliser", folder),
+        requested_revision=str(note.get("requested_revision") or ""),
+        training=_table(note, "recipe", folder),
     )
+
+
+def hashed_files(folder: Path) -> dict[str, str]:
+    """Name -> hexadecimal sha256 of every file of a folder that can decide a label."""
+    files = sorted({path for pattern in HASHED_FILES for path in folder.glob(pattern)})
+    return {path.name: file_sha256(path) for path in files}
 
 
 def _table(note: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.common.differences import differences
 from teacher_cache.common.files import FILES, canonical_json, file_sha256
 from teacher_cache.common.small_files import parse_object
 from teacher_cache.common.typed import typed
@@ -77,11 +78,19 @@ class TeacherTrainingResult:
     resumed_step: int
 
 
-def training_recipe(request: TeacherTrainingRequest) -> dict[str, Any]:
-    """Everything that decides the weights, JSON-ready: two equal recipes train the same teacher."""
-    for path in (*request.text_paths, *filter(None, [request.vocabulary_path])):
-        if not path.is_file():
-            raise CacheError(f"{path}: no such file; put it there, or name another under [teacher_training]")
+def training_recipe(request: TeacherTrainingRequest, *, may_lack_files: bool = False) -> dict[str, Any]:
+    """Everything that decides the weights, JSON-ready: two equal recipes train the same teacher.
+
+    may_lack_files : None stands for a text or vocabulary file that is not there, else a CacheError
+    """
+
+    def digest_of(path: Path) -> str | None:
+        if path.is_file():
+            return file_sha256(path)
+        if may_lack_files:
+            return None
+        raise CacheError(f"{path}: no such file; put it there, or name another under [teacher_training]")
+
     settings = asdict(request.config)
     del settings["save_every_steps"]  # decides nothing
     base: dict[str, Any] = {"model": request.teacher.model, "revision": request.teacher.revision}
@@ -91,12 +100,28 @@ def training_recipe(request: TeacherTrainingRequest) -> dict[str, Any]:
     recipe = {
         "config": settings,
         "base": base,
-        "text_sha256": [file_sha256(path) for path in request.text_paths],
-        "vocabulary_sha256": file_sha256(request.vocabulary_path) if request.vocabulary_path else "",
+        "text_sha256": [digest_of(path) for path in request.text_paths],
+        "vocabulary_sha256": digest_of(request.vocabulary_path) if request.vocabulary_path else "",
         "normaliser": dict(request.normaliser),
         "transcripts_sha256": hashlib.sha256(transcripts.encode()).hexdigest(),
     }
     return parse_object(canonical_json(recipe))
+
+
+def recipe_differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two recipes differ in, as `differences` says it.
+
+    wanted : of `training_recipe`; what it could not say of files that are gone is no difference
+    """
+    held, wanted = dict(held), dict(wanted)
+    texts, known = held.get("text_sha256"), wanted["text_sha256"]
+    if isinstance(texts, list) and len(texts) == len(known):
+        held["text_sha256"] = [text if here else None for text, here in zip(texts, known, strict=True)]
+    if wanted["vocabulary_sha256"] is None and held.get("vocabulary_sha256"):
+        held["vocabulary_sha256"] = None
+    if isinstance(held.get("base"), dict) and "files_sha256" not in wanted["base"]:
+        held["base"] = {key: value for key, value in held["base"].items() if key != "files_sha256"}
+    return differences(held, wanted)
 
 
 def result_from_note(folder: Path, note: Mapping[str, Any], *, reused: bool) -> TeacherTrainingResult:

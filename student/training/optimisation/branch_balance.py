@@ -1,4 +1,4 @@
-"""How much the branch weighs against CTC at the encoder: measured on whole steps, scaled where asked for."""
+"""The branch's scale: its share of the encoder's gradient, measured on whole steps, held where asked for."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from student.config import StudentConfig
+from student.data.phase import is_share_due
 from student.loss.objective import Objective, objective_weights
 from student.training.distributed import Ranks
-from student.training.optimisation.gradient_shares import (
-    figures,
-    gradient_products,
-    product_names,
-    scale_for,
-)
+from student.training.optimisation.gradient_shares import gradient_products, product_names, scale_for
 
 
 class BranchBalance:
@@ -24,15 +20,20 @@ class BranchBalance:
     """
 
     def __init__(self, config: StudentConfig) -> None:
-        self._objective, self._weights = config.objective, objective_weights(config)
+        self._config, self._objective = config, config.objective
+        self._weights = objective_weights(config)
         self._layers = (*config.conformer.taps, config.conformer.num_layers)
         self._products: dict[str, Tensor] = {}
         self.scale = 1.0
 
+    @property
+    def is_on(self) -> bool:
+        """True where the config asks for a share."""
+        return self._objective.uses_branch and self._objective.branch_share > 0
+
     def is_due(self, step: int) -> bool:
-        """True in the first step of a run with a branch, and then as often as the config says."""
-        every = self._objective.share_every_steps
-        return bool(every) and self._objective.uses_branch and step % every == 0
+        """True in the branch's first step where a share is asked for, then as often as the config says."""
+        return self.is_on and is_share_due(self._config, step)
 
     def measure(self, objective: Objective) -> None:
         """Add a micro-batch of the step, before its backward pass frees the graph."""
@@ -40,16 +41,13 @@ class BranchBalance:
         for name, value in found.items():
             self._products[name] = self._products.get(name, 0) + value
 
-    def settle(self, ranks: Ranks) -> dict[str, float]:
-        """Figures of what was measured, over all ranks; from now on the branch is scaled by it."""
+    def settle(self, ranks: Ranks) -> None:
+        """From now on the branch is scaled by what was measured, over all ranks."""
         mine = {name: float(value) for name, value in self._products.items()}
         products = ranks.sum_figures(mine, product_names(self._layers))
-        measured = figures(products, self._layers, self.scale)
-        share = self._objective.branch_share
-        scale = scale_for(share, products, self._layers) if share else None
+        scale = scale_for(self._objective.branch_share, products, self._layers)
         self.scale = self.scale if scale is None else scale
         self._products = {}
-        return measured
 
     def state(self) -> dict[str, float]:
         """What `restore` takes."""

@@ -59,24 +59,27 @@ def part_of(term: str) -> str:
 def figures(products: Mapping[str, float], layers: tuple[int, ...], branch_scale: float) -> dict[str, float]:
     """Norms, the branch's share and cosines by name, for each layer and "all" of them.
 
-    norm_<part>_<layer> : as weighted, the branch with `branch_scale`
-    share_<layer> : the branch's norm over the sum of its and CTC's, 0..1     cosine_<part>_<part>_<layer>
+    norm_<part>_<layer> : as weighted, hard and soft with `branch_scale`
+    share_<part>_<layer> : a part's norm over the sum of all parts' norms, 0..1
+    share_<layer> : the same of the branch as a whole against CTC     cosine_<part>_<part>_<layer>
     """
     found: dict[str, float] = {}
     final = max(layers)
     for name, chosen in [(layer_name(layer, final), (layer,)) for layer in layers] + [("all", layers)]:
         sums = _summed(products, chosen)
-        norms = {part: sqrt(max(sums[part, part], 0.0)) for part in PARTS}
+        scales = {CTC: 1.0, HARD: branch_scale, SOFT: branch_scale}
+        norms = {part: scales[part] * sqrt(max(sums[part, part], 0.0)) for part in PARTS}
         ctc, branch = norms[CTC], branch_scale * _branch_norm(sums)
-        found[f"norm_{CTC}_{name}"] = ctc
-        for part in (HARD, SOFT):
-            if norms[part]:
-                found[f"norm_{part}_{name}"] = branch_scale * norms[part]
+        for part, norm in norms.items():
+            if norm or part == CTC:
+                found[f"norm_{part}_{name}"] = norm
+                found[f"share_{part}_{name}"] = norm / (sum(norms.values()) or 1.0)
         if branch + ctc > 0:
             found[f"share_{name}"] = branch / (branch + ctc)
         for one, other in _PAIRS:
             if norms[one] and norms[other]:
-                found[f"cosine_{one}_{other}_{name}"] = sums[one, other] / (norms[one] * norms[other])
+                lengths = sqrt(sums[one, one]) * sqrt(sums[other, other])
+                found[f"cosine_{one}_{other}_{name}"] = sums[one, other] / lengths
     return found
 
 

@@ -40,6 +40,10 @@ class SpikeDetector:
         self.mean_loss_per_second = memory * self.mean_loss_per_second + (1 - memory) * loss_per_second
         self.num_steps += 1
 
+    def begin_anew(self) -> None:
+        """Forget the losses of another objective."""
+        self.mean_loss_per_second, self.num_steps = 0.0, 0
+
     def state(self) -> dict[str, float]:
         """What `restore` takes."""
         return {"mean_loss_per_second": self.mean_loss_per_second, "num_steps": float(self.num_steps)}

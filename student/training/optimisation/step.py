@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from student.config import StudentConfig
 from student.data.dataset import SpeechBatch
 from student.data.loaded_steps import LoadedStep
+from student.data.phase import phase_at
 from student.data.training_data import Split
 from student.errors import StudentError
 from student.loss.objective import Objective, combine, compute_objective, objective_weights
@@ -23,8 +24,11 @@ from student.training.device import Precision
 from student.training.distributed import Ranks
 from student.training.memory import memory_advice
 from student.training.optimisation.branch_balance import BranchBalance
+from student.training.optimisation.clipping import Clipping
+from student.training.optimisation.gradient_probe import GradientProbe
 from student.training.optimisation.optimiser import build_optimiser, learning_rate
 from student.training.optimisation.spike_detection import SpikeDetector
+from student.training.optimisation.weight_average import WeightAverage
 
 _SHOWN_CHARACTERS = 300
 
@@ -34,16 +38,16 @@ class StepOutcome:
     """What became of a step.
 
     figures : loss and terms, gradient norm and rate, by name, over all ranks
-    gradient_figures : of `BranchBalance`, empty where nothing was measured
     fault : why the weights were left as they were, "" where they were updated
+    was_clipped : the update was of a gradient that clipping had scaled down
     overflowed_scale : of the loss, where its gradients alone overflowed: no fault, the scale falls; else 0
     audio_seconds : of the global batch     data_wait_seconds : of this rank
     """
 
     figures: dict[str, float]
-    gradient_figures: dict[str, float]
     fault: str
     overflowed_scale: float
+    was_clipped: bool
     audio_seconds: float
     data_wait_seconds: float
 
@@ -62,7 +66,7 @@ class _Sums:
 
 
 class Optimisation:
-    """Model, optimiser, loss scale, spike detector and the branch's balance: all that a step changes."""
+    """Model, optimiser, and all else that a step changes: scale, spikes, clipping, balance, average."""
 
     def __init__(
         self, model: Bert2CTC, train: Split, config: StudentConfig, precision: Precision, ranks: Ranks
@@ -73,8 +77,11 @@ class Optimisation:
         is_scaled = precision.dtype == torch.float16  # a scaler that is off passes everything on
         self.scaler = GradScaler(self.device.type, enabled=is_scaled)
         self.spikes = SpikeDetector(config.trainer.explosion_ratio)
+        self.clipping = Clipping(config.trainer)
+        self.has_word_masks = False  # until dev's CER is low enough
+        self.average = WeightAverage(model, config.trainer.average_decay)
         self.balance = BranchBalance(config)
-        self._weights = objective_weights(config)
+        self.probe = GradientProbe(model, train, config, self._objective_of)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint's weights and states. Raises StudentError where they do not fit."""
@@ -89,6 +96,8 @@ class Optimisation:
                 self.scaler.load_state_dict(dict(checkpoint.loss_scale))
             self.spikes.restore(checkpoint.spike_detector)
             self.balance.restore(checkpoint.branch_balance)
+            self.clipping.restore(checkpoint.clipping)
+            self.average.restore(checkpoint.average, checkpoint.averaged_steps)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
             raise StudentError(
@@ -104,14 +113,22 @@ class Optimisation:
         trainer = self.config.trainer
         torch.manual_seed(dropout_seed(trainer.seed, number, self.ranks.rank))
         self.optimiser.zero_grad(set_to_none=True)
-        is_measured = self.balance.is_due(number)
-        sums = self._accumulate(loaded, number, is_measured)
+        phase, is_measured = phase_at(self.config, number), self.balance.is_due(number)
+        if self.config.objective.uses_branch and number == self.config.objective.branch_from_step:
+            self.spikes.begin_anew()  # loss and gradient are others from here on
+            self.clipping.begin_anew()
+        self.model.decoders.requires_grad_(phase.has_branch)  # alone or among ranks, none decays before
+        weights = objective_weights(self.config, has_branch=phase.has_branch)
+        sums = self._accumulate(loaded, number, weights, is_measured)
         self.ranks.sum_gradients(self.model)
         self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), trainer.gradient_clip)
-        figures, audio_seconds = self._over_all_ranks(sums)
-        figures |= {"gradient_norm": float(norm), "learning_rate": learning_rate(number + 1, trainer)}
-        gradient_figures = self.balance.settle(self.ranks) if is_measured else {}
+        limit, norm = self.clipping.limit, float(self.clipping.clip(self.model.parameters()))
+        figures, audio_seconds = self._over_all_ranks(sums, list(weights))
+        figures |= {"gradient_norm": norm, "learning_rate": learning_rate(number + 1, trainer)}
+        if self.balance.is_on and phase.has_branch:
+            figures["branch_scale"] = self.balance.scale
+        if is_measured:
+            self.balance.settle(self.ranks)
         loss_per_second = figures["loss"] * loaded.step.num_utterances / audio_seconds
         fault = self.spikes.fault(figures["loss"], loss_per_second, figures["gradient_norm"])
         is_finite = isfinite(figures["loss"]), isfinite(figures["gradient_norm"])
@@ -122,21 +139,32 @@ class Optimisation:
                 group["lr"] = figures["learning_rate"]
             self.scaler.step(self.optimiser)
             self.spikes.learn(loss_per_second)
+            self.clipping.learn(norm)
+            self.average.learn()
         self.scaler.update()
-        return StepOutcome(figures, gradient_figures, fault, overflowed_scale, audio_seconds, sums.waited)
+        return StepOutcome(
+            figures, fault, overflowed_scale, not fault and norm > limit, audio_seconds, sums.waited
+        )
 
     def objective(self, speech: SpeechBatch, num_utterances: int, number: int) -> Objective:
         """The objective of a batch of training speech.
 
         num_utterances : of the global batch     number : steps done before it
         """
-        is_aligned = number >= self.config.decoder.aligned_from_step
-        batch = self.train.training_batch(speech, self.model.features, self.device, is_aligned)
+        return self._objective_of(self.train, speech, num_utterances, number)
+
+    def _objective_of(self, split: Split, speech: SpeechBatch, num_utterances: int, number: int) -> Objective:
+        phase = phase_at(self.config, number, self.has_word_masks)
+        batch = split.training_batch(speech, self.model.features, self.device, phase)
         dtype = self.precision.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return compute_objective(self.model, batch, self.config, num_utterances, self.balance.scale)
+            return compute_objective(
+                self.model, batch, self.config, num_utterances, self.balance.scale, phase.has_branch
+            )
 
-    def _accumulate(self, loaded: LoadedStep, number: int, is_measured: bool) -> _Sums:
+    def _accumulate(
+        self, loaded: LoadedStep, number: int, weights: dict[str, float], is_measured: bool
+    ) -> _Sums:
         """Gradients of this rank's micro-batches, one after the other."""
         sums, asked = _Sums(), time.monotonic()
         for speech in loaded.batches:
@@ -148,15 +176,15 @@ class Optimisation:
                     self.balance.measure(objective)
                 self.scaler.scale(objective.loss).backward()  # type: ignore[no-untyped-call]
             # as weighed by the config, whatever the branch is scaled to: comparable from step to step
-            loss = combine(objective.terms, self._weights)
+            loss = combine(objective.terms, weights)
             sums.add({"loss": loss, **objective.terms, "unaligned": objective.unaligned})
             asked = time.monotonic()
         return sums
 
-    def _over_all_ranks(self, sums: _Sums) -> tuple[dict[str, float], float]:
+    def _over_all_ranks(self, sums: _Sums, terms: list[str]) -> tuple[dict[str, float], float]:
         """Figures of the global batch by name, and the seconds of audio in it."""
         mine = {name: float(value) for name, value in sums.terms.items()} | {"samples": sums.samples}
-        figures = self.ranks.sum_figures(mine, ["loss", *self._weights, "unaligned", "samples"])
+        figures = self.ranks.sum_figures(mine, ["loss", *terms, "unaligned", "samples"])
         audio_seconds = figures.pop("samples") / self.config.features.sample_rate_hz
         if self.config.decoder.attention == "free":
             del figures["unaligned"]
