@@ -98,7 +98,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing receipt": (lambda p: (p / "receipts/1.json").unlink(), "receipts/ and the manifest's"),
     "damaged receipt": (lambda p: (p / "receipts/1.json").write_text("{}"), "not a receipt"),
     "missing manifest": (lambda p: (p / "manifest.json").unlink(), "no manifest.json"),
-    "damaged manifest": (lambda p: (p / "manifest.json").write_text("{"), "unreadable"),
+    "damaged manifest": (lambda p: (p / "manifest.json").write_text("{"), "manifest.json: is not JSON"),
     "edited manifest": (lambda p: edit(p, lambda m: m["quality"].update(a=1), sign=False), "changed since"),
     "another recipe": (
         lambda p: edit(p, lambda m: m["recipe"].update(masking="whole_word")),
@@ -128,7 +128,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a FIFO for the manifest": (
         lambda p: ((p / "manifest.json").unlink(), os.mkfifo(p / "manifest.json")),
-        "no manifest.json",
+        "manifest.json: is a pipe, not a file",
     ),
     "receipts of other columns": (
         lambda p: edit_receipts(p, lambda r: r["columns_sha256"]["row/top_id"].reverse()),
@@ -140,7 +140,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "receipts of no digests": (
         lambda p: edit_receipts(p, lambda r: r.update(columns_sha256=5)),
-        "the receipt of shard 0 holds no digests of column chunks",
+        "columns_sha256 = 5 is not of type",
     ),
     "gold of the next row": (
         lambda p: forge(p, {"row/gold_id": lambda v: v.__setitem__(slice(None), np.roll(v, 1))}),

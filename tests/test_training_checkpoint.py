@@ -29,8 +29,10 @@ from student.training.checkpoint import (
     step_path,
 )
 from student.training.optimisation.branch_balance import BranchBalance
+from student.training.optimisation.clipping import Clipping
 from student.training.optimisation.spike_detection import SpikeDetector
 from student.training.optimisation.step import Optimisation
+from student.training.optimisation.weight_average import WeightAverage
 
 
 def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
@@ -70,6 +72,8 @@ def optimisation_of(weights: int = 10) -> Optimisation:
     made.optimiser = torch.optim.AdamW(made.model.parameters())
     made.scaler = GradScaler("cpu", enabled=True)
     made.spikes, made.balance = SpikeDetector(10.0), BranchBalance(StudentConfig())
+    made.clipping = Clipping(StudentConfig().trainer)
+    made.average = WeightAverage(made.model, 0.9)
     return made
 
 
@@ -266,6 +270,7 @@ FOREIGN_STATES: dict[str, Callable[[dict[str, Any]], object]] = {
     "fewer groups": lambda content: content["optimiser"]["param_groups"].pop(),
     "no mean of the loss": lambda content: content.update(spike_detector={}),
     "no scale of the branch": lambda content: content.update(branch_balance={}),
+    "an average of fewer weights": lambda content: content["average"].pop("weight"),
     "another scaler": lambda content: content.update(loss_scale={"weight": 1.0}),
 }
 
@@ -273,7 +278,8 @@ FOREIGN_STATES: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("foreign", FOREIGN_STATES)
 def test_states_that_do_not_fit_the_run_are_refused_in_one_line(tmp_path: Path, foreign: str) -> None:
     scale = GradScaler("cpu").state_dict()
-    save_checkpoint(tmp_path / "a.pt", replace(checkpoint_of(), loss_scale=scale))
+    saved = checkpoint_of()
+    save_checkpoint(tmp_path / "a.pt", replace(saved, loss_scale=scale, average=dict(saved.model)))
     optimisation = optimisation_of()
     optimisation.restore(load_checkpoint(tmp_path / "a.pt"))
     assert optimisation.scaler.state_dict() == scale
