@@ -51,9 +51,11 @@ def data_download(as_json: bool, **options: Any) -> None:
 def data_demo(config: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
     """Make the synthetic corpus of CONFIG below the data root."""
     from pipeline.config import load_config
+
+    loaded = load_config(config, overrides)  # before anything heavy is imported
     from pipeline.stages.data import make_demo_corpus
 
-    emit(make_demo_corpus(load_config(config, overrides), roots), as_json)
+    emit(make_demo_corpus(loaded, roots), as_json)
 
 
 @data.command("prepare")
@@ -67,9 +69,11 @@ def data_prepare(
 ) -> None:
     """Validate every utterance of CONFIG, write manifests, train the CTC units."""
     from pipeline.config import load_config
+
+    loaded = load_config(config, overrides)  # before anything heavy is imported
     from pipeline.stages.data import prepare_data
 
-    emit(prepare_data(load_config(config, overrides), roots, leave_out_bad), as_json)
+    emit(prepare_data(loaded, roots, leave_out_bad), as_json)
 
 
 @main.group()
@@ -85,9 +89,11 @@ def teacher() -> None:
 def teacher_train(config: str, overrides: tuple[str, ...], roots: Roots, as_json: bool) -> None:
     """Train or adapt the masked language model of CONFIG; never on transcripts that it will label."""
     from pipeline.config import load_config
+
+    loaded = load_config(config, overrides)  # before anything heavy is imported
     from pipeline.stages.teacher import train_teacher
 
-    emit(train_teacher(load_config(config, overrides), roots), as_json)
+    emit(train_teacher(loaded, roots), as_json)
 
 
 @main.command("train")
@@ -115,16 +121,18 @@ def train(
     as_json: bool,
 ) -> None:
     """Train the student of CONFIG against a finished teacher cache; the teacher itself is not needed."""
+    from pipeline.config import load_config
+
+    loaded = load_config(config, overrides)  # before anything heavy is imported
     if num_ranks != 1 and not dry_run:
         from pipeline.processes import launch_ranks
         from student.training.distributed import num_ranks_here
 
         if num_ranks_here() == 1:  # else this is a rank, which finds --gpus again
             raise SystemExit(launch_ranks(sys.argv[1:], num_ranks))
-    from pipeline.config import load_config
     from pipeline.stages.train import plan_training, train_student
 
-    loaded, stage = load_config(config, overrides), plan_training if dry_run else train_student
+    stage = plan_training if dry_run else train_student
     emit(stage(loaded, roots, run_dir or roots.runs / loaded.name, cache_reference), as_json)
 
 

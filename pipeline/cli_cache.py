@@ -36,9 +36,11 @@ def build(
 ) -> None:
     """Score every token of CONFIG's transcripts once; an interrupted build goes on where it was."""
     from pipeline.config import load_config
+
+    loaded = load_config(config, overrides)  # before anything heavy is imported
     from pipeline.stages.cache import build_teacher_cache
 
-    emit(build_teacher_cache(load_config(config, overrides), roots, dry_run, scheduler, name), as_json)
+    emit(build_teacher_cache(loaded, roots, dry_run, scheduler, name), as_json)
 
 
 @cache.command("ls")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import tomllib
-import types
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +12,22 @@ from typing import Any
 
 from pipeline.demo.plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from student.config import UNIT_MODEL_TYPES, StudentConfig
-from teacher_cache.common.names import NAME_RULE, is_name
+from teacher_cache.common.differences import listed
+from teacher_cache.common.small_files import parse_toml
+from teacher_cache.common.typed import Fault, refuse_unknown, typed
 from teacher_cache.config import BuildConfig, CacheConfig, TeacherConfig, TeacherTrainingConfig
-from teacher_cache.settings import check_settings, required, setting
+from teacher_cache.settings import (
+    NAME_RULE,
+    check_settings,
+    is_name,
+    required,
+    setting,
+    shown_value,
+)
 
+OPTIONAL_SPLIT = "dev"  # it is measured where a config has one, and labelled then
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 
 
@@ -34,6 +43,8 @@ class SplitConfig:
     manifest: str = setting("", "a JSONL manifest below the data root")
 
     def __post_init__(self) -> None:
+        check_settings(self)
+        refuse_paths_that_leave(folders=self.folders, manifest=(self.manifest,))
         if bool(self.manifest) == bool(self.folders or self.ids):
             raise ValueError("a split is either a manifest, or folders and/or a list of ids")
 
@@ -46,21 +57,22 @@ class DataConfig:
     splits: Mapping[str, SplitConfig] = required("by name; `train` must be among them, `dev` is measured")
     download: tuple[str, ...] = setting((), "LibriSpeech subsets that `bert2ctc data download` fetches")
     sample_rate_hz: int = setting(16_000, "what every file must have", unit="Hz", low=1000, high=192_000)
-    min_seconds: float = setting(0.2, "a shorter utterance is reported", unit="s", low=0)
-    max_seconds: float = setting(40.0, "a longer utterance is reported", unit="s", above=0)
+    min_seconds: float = setting(0.2, "a shorter utterance is reported", unit="s", low=0, high=1e6)
+    max_seconds: float = setting(40.0, "a longer utterance is reported", unit="s", above=0, high=1e6)
     max_characters_per_second: float = setting(
-        40.0, "a faster utterance is reported: its text is probably another's", above=0
+        40.0, "a faster utterance is reported: its text is probably another's", above=0, high=1e6
     )
     unit_vocabulary_size: int = setting(512, "of SentencePiece", unit="pieces", low=2, high=1_000_000)
     unit_model_type: str = setting("unigram", "of SentencePiece", choices=UNIT_MODEL_TYPES)
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if "train" not in self.splits:
-            raise ValueError(f"splits {sorted(self.splits)} hold no train split")
+        refuse_paths_that_leave(corpus=(self.corpus,))
         for name in self.splits:
             if not is_name(name):
-                raise ValueError(f"split name {name!r} must be {NAME_RULE}")
+                raise ValueError(f"split name {shown_value(name)} is no name: {NAME_RULE}")
+        if "train" not in self.splits:
+            raise ValueError(f"splits {listed(sorted(self.splits), 12, ', ')} hold no train split")
         if self.min_seconds >= self.max_seconds:
             raise ValueError(f"min_seconds {self.min_seconds} must lie below max_seconds {self.max_seconds}")
 
@@ -79,6 +91,19 @@ class ExperimentConfig:
     cache: CacheConfig
     build: BuildConfig
     student: StudentConfig
+
+    def __post_init__(self) -> None:
+        absent = [name for name in self.build.splits if name not in (*self.data.splits, OPTIONAL_SPLIT)]
+        if absent:
+            raise ValueError(
+                f"[build] splits names {shown_value(absent[0])}, and [data.splits] holds "
+                f"{listed(list(self.data.splits), 12, ', ')}; name splits that are there"
+            )
+
+    @property
+    def labelled_splits(self) -> tuple[str, ...]:
+        """What a cache of this config labels: [build] splits, dev where there is one."""
+        return tuple(name for name in self.build.splits if name in self.data.splits)
 
 
 _STUDENT_TABLES = {entry.name: entry for entry in dataclasses.fields(StudentConfig)}
@@ -105,7 +130,7 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConf
         _apply_override(tables, override)
     try:
         return _from_tables(reference, path, tables, folder)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise PipelineError(f"{path}: {error}") from None
 
 
@@ -117,23 +142,31 @@ def as_tables(config: ExperimentConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], _jsonable(plain))
 
 
+def refuse_paths_that_leave(**paths: Sequence[str]) -> None:
+    """Raise ValueError for the first path of a setting that does not stay below its folder."""
+    for key, named in paths.items():
+        for path in named:
+            if Path(path).is_absolute() or ".." in Path(path).parts:
+                raise ValueError(
+                    f"{key} {shown_value(path)} must be a path below, not absolute and without '..'"
+                )
+
+
 def _find(reference: str) -> Path:
     shipped = CONFIG_FOLDER / f"{reference}.toml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):  # False for what can be no name, too
         return shipped
     path = Path(reference)
-    if path.suffix == ".toml" and path.is_file():
+    if path.suffix == ".toml" and os.path.isfile(path):
         return path.resolve()
     known = sorted(entry.stem for entry in CONFIG_FOLDER.glob("*.toml"))
-    raise PipelineError(f"no config {reference!r}: neither a TOML file nor one of {', '.join(known)}")
+    raise PipelineError(
+        f"no config {shown_value(reference)}: neither a TOML file nor one of {', '.join(known)}"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
-    except tomllib.TOMLDecodeError as error:
-        raise PipelineError(f"{path}: not valid TOML: {error}") from None
+    return FILES.toml(path, "mend it, or name another config")
 
 
 def _read_with_base(path: Path) -> tuple[dict[str, Any], Path]:
@@ -142,7 +175,9 @@ def _read_with_base(path: Path) -> tuple[dict[str, Any], Path]:
     base = tables.pop("base", None)
     if base is None:
         return tables, path.parent
-    base_path = path.parent / base if str(base).endswith(".toml") else _find(base)
+    if not isinstance(base, str):
+        raise PipelineError(f"{path}: base {shown_value(base)} is neither a config's name nor a TOML file")
+    base_path = path.parent / base if base.endswith(".toml") else _find(base)
     base_tables = _read(base_path)
     if "base" in base_tables:
         raise PipelineError(f"{path}: base {base!r} has a base of its own; one level is the limit")
@@ -166,86 +201,40 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
     if not separator or not dot or "." in name:
         raise PipelineError(f"--set {override!r}: write section.key=value")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text.strip()}")["value"]
+    except Fault:
         value = text.strip()
-    tables.setdefault(section, {})[name] = value
+    table = tables.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise PipelineError(f"--set {override!r}: [{section}] is not a table: {shown_value(table)}")
+    table[name] = value
 
 
 def _from_tables(reference: str, path: Path, tables: dict[str, Any], folder: Path) -> ExperimentConfig:
     refuse_unknown(tables, list(TABLES), "table")
+    if not is_name(path.stem):
+        raise ValueError(
+            f"{shown_value(path.stem)} is no name, and a config's file must have one: {NAME_RULE}"
+        )
     if "data" not in tables or "teacher" not in tables:
         raise PipelineError(f"{path}: the tables [data] and [teacher] are missing; give them, or a base")
-    student = {
-        name: _build(_type_of(StudentConfig, name), tables.get(name, {}), name) for name in _STUDENT_TABLES
-    }
+    student = {name: typed(TABLES[name], tables.get(name, {}), name) for name in _STUDENT_TABLES}
     return ExperimentConfig(
         name=path.stem,
         reference=reference,
         folder=folder,
         demo_corpus=_optional(DemoCorpusConfig, tables, "demo_corpus"),
-        data=_build(DataConfig, tables["data"], "data"),
-        teacher=_build(TeacherConfig, tables["teacher"], "teacher"),
+        data=typed(DataConfig, tables["data"], "data"),
+        teacher=typed(TeacherConfig, tables["teacher"], "teacher"),
         teacher_training=_optional(TeacherTrainingConfig, tables, "teacher_training"),
-        cache=_build(CacheConfig, tables.get("cache", {}), "cache"),
-        build=_build(BuildConfig, tables.get("build", {}), "build"),
+        cache=typed(CacheConfig, tables.get("cache", {}), "cache"),
+        build=typed(BuildConfig, tables.get("build", {}), "build"),
         student=StudentConfig(**student),
     )
 
 
 def _optional(table_type: Any, tables: dict[str, Any], name: str) -> Any:
-    return _build(table_type, tables[name], name) if name in tables else None
-
-
-def _build(table_type: Any, table: Any, where: str) -> Any:
-    """One dataclass from one table, every value checked against its annotation."""
-    if not isinstance(table, dict):
-        raise PipelineError(f"[{where}] is not a table: {table!r}")
-    refuse_unknown(table, [entry.name for entry in dataclasses.fields(table_type)], "key", where)
-    values = {
-        key: _convert(_type_of(table_type, key), value, f"{where}.{key}") for key, value in table.items()
-    }
-    try:
-        return table_type(**values)
-    except (TypeError, ValueError) as error:
-        raise PipelineError(f"[{where}] {error}") from None
-
-
-def _convert(annotation: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if dataclasses.is_dataclass(annotation):
-        return _build(annotation, value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_convert(arguments[0], item, where) for item in value)
-    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin is types.UnionType:
-        value = float(value) if type(value) is int and float in arguments else value
-        if type(value) in arguments:
-            return value
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(annotation, type) and type(value) is annotation:
-        return value
-    expected = (
-        annotation
-        if isinstance(annotation, types.GenericAlias | types.UnionType)
-        else getattr(annotation, "__name__", annotation)
-    )
-    raise PipelineError(f"{where} = {value!r} is not of type {expected}")
-
-
-def _type_of(table_type: Any, name: str) -> Any:
-    return typing.get_type_hints(table_type)[name]
-
-
-def refuse_unknown(table: Mapping[str, Any], known: Sequence[str], kind: str, where: str = "") -> None:
-    """Raise PipelineError for the first key that is not known, with the nearest one that is."""
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise PipelineError(f"unknown {kind} {f'{where}.{key}' if where else key!r}{hint}")
+    return typed(table_type, tables[name], name) if name in tables else None
 
 
 def _jsonable(value: Any) -> Any:

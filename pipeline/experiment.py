@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +11,7 @@ from typing import Any
 from pipeline.console import Report
 from pipeline.demo.homophones import compare_runs, score_run
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from pipeline.jobs.places import Place, places_for, thread_environment
 from pipeline.jobs.pool import Chain, run_side_by_side
 from pipeline.ladder import Corpus, Ladder, Training, load_ladder, trainings_of
@@ -22,6 +22,8 @@ from pipeline.report.word_errors import wer_interval
 from pipeline.run_record import provenance
 from student.data.manifest import read_manifest
 from teacher_cache.common.files import write_json
+from teacher_cache.common.small_files import is_there
+from teacher_cache.common.typed import convert
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,4 +215,12 @@ def _options(option: str, values: Sequence[str]) -> list[str]:
 
 
 def _known_seconds(path: Path) -> dict[str, float]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else {}
+    """Seconds by stage of an earlier run, {} where there was none."""
+    if not is_there(path):
+        return {}
+    advice = "delete it, and run the same command again"
+    with FILES.faults_told(path, advice):
+        found: dict[str, float] = convert(
+            Mapping[str, float], FILES.json(path, advice).get("seconds"), "seconds"
+        )
+        return found

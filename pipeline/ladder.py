@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import tomllib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config, refuse_unknown
+from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
 from pipeline.errors import PipelineError
-from teacher_cache.common.names import NAME_RULE, is_name
+from pipeline.files import FILES
+from teacher_cache.common.typed import Fault, refuse_unknown
+from teacher_cache.settings import NAME_RULE, is_name, shown_value
 
 SEED = "trainer.seed"
 _KEYS = ("config", "evaluate", "seeds", "corpora", "students")
@@ -77,25 +79,29 @@ class Training:
 def load_ladder(reference: str) -> Ladder:
     """The ladder of a shipped name or a TOML path. Raises PipelineError for anything it does not know."""
     shipped = CONFIG_FOLDER / "ladders" / f"{reference}.toml"
-    path = shipped if shipped.is_file() else Path(reference)
-    if not path.is_file():
+    path = shipped if os.path.isfile(shipped) else Path(reference)  # False for what can be no name, too
+    if not os.path.isfile(path):
         known = sorted(entry.stem for entry in (CONFIG_FOLDER / "ladders").glob("*.toml"))
-        raise PipelineError(f"no ladder {reference!r}: neither a TOML file nor one of {', '.join(known)}")
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path}: not valid TOML: {error}") from None
+        shown = shown_value(reference)
+        raise PipelineError(f"no ladder {shown}: neither a TOML file nor one of {', '.join(known)}")
+    tables = FILES.toml(path, "mend it, or name another ladder")
     try:
         return _from_tables(path, tables)
-    except PipelineError as error:
+    except (PipelineError, Fault) as error:
         raise PipelineError(f"{path}: {error}") from None
 
 
 def _from_tables(path: Path, tables: Mapping[str, Any]) -> Ladder:
-    refuse_unknown(tables, _KEYS, "key")
+    refuse_unknown(tables, list(_KEYS), "key")
+    if not is_name(path.stem):
+        raise PipelineError(
+            f"{shown_value(path.stem)} is no name, and a ladder's file must have one: {NAME_RULE}"
+        )
     config = tables.get("config")
     if not isinstance(config, str) or not config:
-        raise PipelineError(f"config = {config!r} must name a config, shipped or beside the ladder")
+        raise PipelineError(
+            f"config = {shown_value(config)} must name a config, shipped or beside the ladder"
+        )
     students = _named_tables(tables, "students")
     if not students:
         raise PipelineError("a ladder needs at least one [students.NAME] table")
@@ -116,21 +122,23 @@ def _list(tables: Mapping[str, Any], key: str, kind: type, default: tuple[Any, .
         return default
     value = tables[key]
     if not isinstance(value, list) or not value or any(type(entry) is not kind for entry in value):
-        raise PipelineError(f"{key} = {value!r} must be a list of {kind.__name__}, at least one; or left out")
+        raise PipelineError(
+            f"{key} = {shown_value(value)} must be a list of {kind.__name__}, at least one; or left out"
+        )
     if len(set(value)) < len(value):
-        raise PipelineError(f"{key} = {value!r} names one of them twice")
+        raise PipelineError(f"{key} = {shown_value(value)} names one of them twice")
     return tuple(value)
 
 
 def _named_tables(tables: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
     named = tables.get(key, {})
     if not isinstance(named, dict) or (key in tables and not named):
-        raise PipelineError(f"{key} = {named!r} must be tables: [{key}.NAME]")
+        raise PipelineError(f"{key} = {shown_value(named)} must be tables: [{key}.NAME]")
     for name, table in named.items():
         if not is_name(name):
-            raise PipelineError(f"{key}: name {name!r} must be {NAME_RULE}")
+            raise PipelineError(f"{key}: {shown_value(name)} is no name: {NAME_RULE}")
         if not isinstance(table, dict):
-            raise PipelineError(f"{key}.{name} = {table!r} is not a table")
+            raise PipelineError(f"{key}.{name} = {shown_value(table)} is not a table")
     return named
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.files import FILES
 from pipeline.normaliser import normaliser_identity
 from teacher_cache.common.files import canonical_json
 
@@ -46,7 +47,7 @@ def prepared_folder(config: ExperimentConfig, roots: Roots) -> Path:
 
     data = {key: value for key, value in as_tables(config)["data"].items() if key != "download"}
     lists = {
-        name: hashlib.sha256((config.folder / split.ids).read_bytes()).hexdigest()
+        name: hashlib.sha256(FILES.bytes(config.folder / split.ids, "a list of utterance ids")).hexdigest()
         for name, split in config.data.splits.items()
         if split.ids and (config.folder / split.ids).is_file()
     }

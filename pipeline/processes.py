@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -16,6 +15,9 @@ from pipeline.console import say
 from pipeline.errors import PipelineError
 from pipeline.interruption import exit_code_of
 from student.signals import CTRL_C_EXIT_CODE, REQUEUE_EXIT_CODE, STOP_SIGNALS, exit_code_after, heeded
+from teacher_cache.common.small_files import parse_object
+from teacher_cache.common.typed import Fault
+from teacher_cache.settings import shown_value
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _LONGEST_DEAFNESS_SECONDS = 1.0
@@ -47,10 +49,11 @@ def exit_code_of_chain(code: int) -> int:
 def result_of(arguments: Sequence[str], output: str) -> dict[str, Any]:
     """The JSON object that a command printed. Raises PipelineError where it printed something else."""
     try:
-        return dict(json.loads(output))
-    except ValueError:
+        return parse_object(output)
+    except Fault as fault:
         raise PipelineError(
-            f"`bert2ctc {shlex.join(arguments)}` printed no JSON object: {output[:200]!r}"
+            f"`bert2ctc {shlex.join(arguments)}` printed no JSON object, its output {fault}: "
+            f"{shown_value(output)}; run it alone"
         ) from None
 
 

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import TABLES
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from student.signals import TrainingInterrupted
 from student.training.run_folder import ANOTHER_RUN, FINAL_NAME, RESULT_NAME, RunBusy, is_running
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import write_json
+from teacher_cache.common.small_files import is_there
+from teacher_cache.common.typed import convert, typed
 
 RECORD_NAME = "run.json"
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """Of a record, what is read again."""
+
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prepared: str = ""
+    cache: str = ""
+    state: str = ""
+    error: str = ""
 
 
 def provenance() -> dict[str, Any]:
@@ -39,13 +53,24 @@ def provenance() -> dict[str, Any]:
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of an output folder, or None where there is none. Raises PipelineError for a damaged one."""
-    path = folder / RECORD_NAME
-    if not path.is_file():
+    path, advice = folder / RECORD_NAME, f"move {folder} away and start again"
+    if not is_there(path):
         return None
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise PipelineError(f"{path}: damaged ({error}); move {folder} away and start again") from None
+    record = FILES.json(path, advice)
+    with FILES.faults_told(path, advice):
+        known = {field.name for field in dataclasses.fields(_Record)} & record.keys()
+        typed(_Record, {name: record[name] for name in known})
+        splits = record.get("config", {}).get("data", {}).get("splits", {})
+        convert(Mapping[str, Any], splits, "config.data.splits")
+    return record
+
+
+def run_of(folder: Path) -> dict[str, Any]:
+    """The record of a student's run. Raises PipelineError where the folder holds none, or a damaged one."""
+    record = read_record(folder)
+    if record is None or not record.keys() >= {"prepared", "config"}:
+        raise PipelineError(f"{folder}: no run is recorded there; `bert2ctc runs ls` names them")
+    return record
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

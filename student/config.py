@@ -62,7 +62,7 @@ class DecoderConfig:
         "free", "to every frame, or to the frames of the token's own word or piece (our variant)",
         choices=ATTENTIONS,
     )  # fmt: skip
-    aligned_from_step: int = setting(0, "attention is free before it", unit="steps", low=0)
+    aligned_from_step: int = setting(0, "attention is free before it", unit="steps", low=0, high=10**9)
     window_unit: str = setting("word", "whose frames a token attends to when aligned", choices=WINDOW_UNITS)
     window_frames: int = setting(
         3, "before and behind the aligned frames", unit=ENCODER_FRAMES, low=0, high=10_000
@@ -71,10 +71,17 @@ class DecoderConfig:
         False, "a window begins behind the previous word or piece: for units that are nearly words"
     )
     min_count: int = setting(
-        10, "a piece outside the transcripts becomes an output when ranked so often in the cache", low=0
+        10,
+        "a piece outside the transcripts becomes an output when ranked so often in the cache",
+        low=0,
+        high=10**9,
     )
     logits_megabytes: float = setting(
-        64.0, "no tensor over (positions, pieces) is larger; more positions wait", unit="MiB", above=0
+        64.0,
+        "no tensor over (positions, pieces) is larger; more positions wait",
+        unit="MiB",
+        above=0,
+        high=1e6,
     )
 
     def __post_init__(self) -> None:
@@ -100,7 +107,11 @@ class ObjectiveConfig:
         choices=BRANCHES,
     )  # fmt: skip
     branch_from_step: int = setting(
-        0, "CTC trains alone before it, to the very bits of a run without a branch", unit="steps", low=0
+        0,
+        "CTC trains alone before it, to the very bits of a run without a branch",
+        unit="steps",
+        low=0,
+        high=10**9,
     )
     branch_on_taps: bool = setting(True, "the branch trains the taps too, or the final layer alone")
     branch_share: float = setting(
@@ -111,12 +122,14 @@ class ObjectiveConfig:
     share_every_steps: int = setting(
         200, "how often gradients are measured on a fixed probe batch and logged, and the branch is scaled "
         "anew by those of a whole step; 0: never",
-        unit="steps", low=0,
+        unit="steps", low=0, high=10**9,
     )  # fmt: skip
     distillation_weight: float = setting(
         0.3, "a, of the teacher's distributions against hard labels in the branch", low=0, high=1
     )
-    top_k: int = setting(16, "candidates of the teacher that are read, at most the cache's K", low=1)
+    top_k: int = setting(
+        16, "candidates of the teacher that are read, at most the cache's K", low=1, high=65_536
+    )
     temperature: float = setting(1.0, "of teacher and decoder in the distillation", above=0, high=1000)
     tail: str = setting(
         "bucket", "mass beyond top_k as one outcome, or spread over the candidates", choices=TAIL_POLICIES
@@ -159,15 +172,19 @@ class TrainerConfig:
     micro_batch_seconds: float = setting(
         600.0, "padded audio that fits on one device at once", unit="s", above=0, high=1e7
     )
-    learning_rate: float = setting(2e-3, "at its peak", low=0)
-    warmup_steps: int = setting(1000, "a line up to the peak; a cosine down follows", unit="steps", low=0)
+    learning_rate: float = setting(2e-3, "at its peak", low=0, high=10)
+    warmup_steps: int = setting(
+        1000, "a line up to the peak; a cosine down follows", unit="steps", low=0, high=10**9
+    )
     final_learning_rate_fraction: float = setting(0.02, "of the peak, where the cosine ends", low=0, high=1)
     weight_decay: float = setting(1e-2, "of AdamW; biases and norms do not decay", low=0, high=10)
-    gradient_clip: float = setting(5.0, "largest norm of a step's gradient, whatever is usual; 0: any", low=0)
+    gradient_clip: float = setting(
+        5.0, "largest norm of a step's gradient, whatever is usual; 0: any", low=0, high=1e9
+    )
     gradient_clip_ratio: float = setting(
         0.0, "largest norm as a multiple of the running mean of earlier steps, so that clipping is the "
         "exception; 0: any",
-        low=0,
+        low=0, high=1e9,
     )  # fmt: skip
     average_decay: float = setting(
         0.0, "of an exponential moving average of the weights, such as 0.999, which dev, final.pt and "
@@ -183,21 +200,33 @@ class TrainerConfig:
     seed: int = setting(1, "of weights, order, augmentation and dropout", low=0, high=2**63 - 1)
     data_workers: int = setting(0, "processes that read audio; 0: the trainer itself", low=0, high=1024)
     audio_memory_megabytes: int = setting(
-        1024, "decoded audio is kept in memory while it fits", unit="MiB", low=0
+        1024, "decoded audio is kept in memory while it fits", unit="MiB", low=0, high=10**9
     )
     label_memory_megabytes: int = setting(
-        4096, "the teacher's labels too; else a memory map below the scratch root", unit="MiB", low=0
+        4096,
+        "the teacher's labels too; else a memory map below the scratch root",
+        unit="MiB",
+        low=0,
+        high=10**9,
     )
     threads: int = setting(0, "of PyTorch; 0: its own choice", low=0, high=4096)
-    checkpoint_every_steps: int = setting(500, "what a killed run loses at most", unit="steps", low=1)
-    evaluate_every_steps: int = setting(1000, "the dev split is measured", unit="steps", low=1)
-    keep_checkpoints: int = setting(3, "the last so many stay", low=1)
-    keep_best_checkpoints: int = setting(1, "by dev WER; more than one for averaging the best", low=1)
-    max_bad_steps: int = setting(5, "skipped for NaN, infinity or an exploded loss, in a row", low=1)
-    explosion_ratio: float = setting(10.0, "a loss so many times the running mean has exploded", above=1)
+    checkpoint_every_steps: int = setting(
+        500, "what a killed run loses at most", unit="steps", low=1, high=10**9
+    )
+    evaluate_every_steps: int = setting(1000, "the dev split is measured", unit="steps", low=1, high=10**9)
+    keep_checkpoints: int = setting(3, "the last so many stay", low=1, high=10**9)
+    keep_best_checkpoints: int = setting(
+        1, "by dev WER; more than one for averaging the best", low=1, high=10**9
+    )
+    max_bad_steps: int = setting(
+        5, "skipped for NaN, infinity or an exploded loss, in a row", low=1, high=10**9
+    )
+    explosion_ratio: float = setting(
+        10.0, "a loss so many times the running mean has exploded", above=1, high=1e9
+    )
     initial_checkpoint: str = setting("", "a run or a checkpoint whose weights, and no more, it begins with")
     early_stop_evaluations: int = setting(
-        0, "so many in a row without a better dev WER end the run; 0: never", low=0
+        0, "so many in a row without a better dev WER end the run; 0: never", low=0, high=10**9
     )
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ class FeatureConfig:
     hop_milliseconds: float = setting(10.0, "from frame to frame", unit="ms", above=0, high=1000)
     highest_hz: float = setting(
         0.0, "upper end of the mel bins, 0: half the sample rate; lower where some speech is low-passed",
-        unit="Hz", low=0,
+        unit="Hz", low=0, high=96_000,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class ConformerConfig:
     dropout: float = setting(0.1, "of what each part adds to the residual", low=0, below=1)
     taps: tuple[int, ...] = setting(
         (4, 8), "intermediate layers that CTC and decoders train, from 1: one and two thirds of the depth",
-        low=1,
+        low=1, high=256,
     )  # fmt: skip
     self_conditioning: bool = setting(
         False, "feed each tap's CTC posteriors back (Nozaki and Komatsu 2021, arXiv 2104.02724)"

@@ -1,35 +1,27 @@
-"""What the student writes: whole or not at all, durably, and a disk that refuses is one line."""
+"""What the student writes and reads of small files: whole or not at all, and a fault is one line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from student.errors import StudentError
+from teacher_cache.common.files import disk_faults_told as disk_faults_of
 from teacher_cache.common.files import whole_file
+from teacher_cache.common.small_files import SmallFiles
+
+FILES = SmallFiles(StudentError)
 
 
-@contextmanager
 def disk_faults_told(
     path: Path, kinds: type[Exception] | tuple[type[Exception], ...] = OSError
-) -> Iterator[None]:
-    """StudentError that names `path` for every OSError of the block: a full disk, a quota, a mode.
-
-    kinds : what the block raises for a disk's fault, where a library hides the OSError
-    """
-    try:
-        yield
-    except StudentError:
-        raise
-    except kinds as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise StudentError(
-            f"{path}: cannot be written ({reason}); free space or see its permissions, and run the same "
-            "command again; what was written before is whole"
-        ) from error
+) -> AbstractContextManager[None]:
+    """StudentError that names `path` for every OSError of the block; kinds as in `teacher_cache.common`."""
+    return disk_faults_of(path, kinds, StudentError)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -55,7 +47,9 @@ class AppendedFile:
         self._path = path
         with disk_faults_told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = path.open("ab")
+            # without waiting for a reader, should a pipe lie there
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            self._stream = os.fdopen(os.open(path, flags, 0o666), "ab")
 
     def write(self, content: bytes) -> None:
         """Append a piece and hand it to the system."""

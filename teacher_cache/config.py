@@ -16,13 +16,16 @@ TAIL_POLICIES = ("bucket", "renormalise")  # of what a reader makes of the mass 
 class TeacherConfig:
     """Which masked language model labels the transcripts."""
 
-    name: str = setting("", "folder below <runs root>/teachers of a teacher that this project trains")
+    name: str = setting(
+        "", "folder below <runs root>/teachers of a teacher that this project trains", names=True
+    )
     model: str = setting(
         "", "a local Hugging Face folder or a hub name; with [teacher_training], what training starts from"
     )
     revision: str = setting("", "of the hub; resolved once to a commit that the teacher's folder records")
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not self.name and not self.model:
             raise ValueError("[teacher] needs a name (a teacher trained here) or a model (one that exists)")
 
@@ -62,9 +65,15 @@ class TeacherTrainingConfig:
     dropout: float = setting(0.1, "none is best where every sentence is read once or twice", low=0, below=1)
     held_out_fraction: float = setting(0.01, "of the sentences, for its figures", above=0, below=1)
     overlap_words: int = setting(
-        8, "a sentence that shares so many words in a row with a transcript is left out", unit="words", low=1
+        8,
+        "a sentence that shares so many words in a row with a transcript is left out",
+        unit="words",
+        low=1,
+        high=100_000,
     )
-    save_every_steps: int = setting(1000, "what a killed training loses at most", unit="steps", low=1)
+    save_every_steps: int = setting(
+        1000, "what a killed training loses at most", unit="steps", low=1, high=10**9
+    )
     seed: int = setting(1, "of weights, order and masks", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
@@ -86,7 +95,11 @@ class CacheConfig:
         "utterance", "`chapter` shows whole neighbouring utterances, nearest first", choices=CONTEXT_POLICIES
     )
     context_words: int = setting(
-        0, "budget of the neighbours on both sides together; 0 under `utterance`", unit="words", low=0
+        0,
+        "budget of the neighbours on both sides together; 0 under `utterance`",
+        unit="words",
+        low=0,
+        high=100_000,
     )
     top_k: int = setting(64, "candidates kept per position", low=1, high=65_536)
     temperatures: tuple[float, ...] = setting(
@@ -97,9 +110,9 @@ class CacheConfig:
     )
 
     def __post_init__(self) -> None:
-        if 1.0 not in self.temperatures or not min(self.temperatures) > 0:
-            raise ValueError(f"temperatures {self.temperatures} must be positive and hold 1.0")
         check_settings(self)
+        if 1.0 not in self.temperatures:
+            raise ValueError(f"temperatures {self.temperatures} must be positive and hold 1.0")
         if (self.context == "chapter") != (self.context_words > 0):
             raise ValueError(f"context {self.context!r} does not go with context_words {self.context_words}")
         if list(self.temperatures) != sorted(set(self.temperatures)):
@@ -111,7 +124,9 @@ class BuildConfig:
     """How a cache is built; nothing here changes a label, so nothing here is in the fingerprint."""
 
     splits: tuple[str, ...] = setting(
-        ("train", "dev"), "labelled splits; dev serves monitoring only, test splits only on request"
+        ("train", "dev"),
+        "labelled splits; dev, where there is one, serves monitoring only, test splits only on request",
+        names=True,
     )
     workers: int = setting(0, "of Dask; 0: one per GPU, or one per core without a GPU", low=0, high=10_000)
     threads_per_worker: int = setting(1, "of PyTorch in a worker", low=1, high=4096)

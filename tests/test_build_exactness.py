@@ -42,7 +42,7 @@ LOWEST = -65_534 / 2048  # stored for every smaller log-probability
 ROUNDING = 1 / 4096  # of a stored log-probability, at most
 
 # What is drawn is small already, and shrinking it would outlast the time limit of a test.
-LAWS = settings(deadline=None, derandomize=True, phases=[Phase.generate])
+LAWS = settings(derandomize=True, phases=[Phase.generate])
 
 
 @dataclass(frozen=True)

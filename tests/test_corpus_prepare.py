@@ -212,7 +212,7 @@ def test_bad_items_are_told_even_where_nothing_is_left_to_train_units_on(root: P
 def test_a_folder_that_is_no_preparation_is_left_alone(root: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(PipelineError, match="without a readable prepare.json"):
+    with pytest.raises(PipelineError, match="prepare.json: there is no such file; nothing was changed"):
         prepare(config(tmp_path), root, tmp_path / "out")
     assert contents(tmp_path / "out") == {"thesis.txt": b"years of work"}
 

@@ -152,7 +152,7 @@ def test_manifests_speak_our_keys_and_nemos_and_find_audio_from_either_place(tmp
         ('{"text": "a"}', "'audio' is missing"),
         ('{"audio": "a.wav", "text": 5}', "strings"),
         ('{"audio": "a.wav", "text": "a", "seconds": "long"}', "'long' is not a number"),
-        ('{"audio": "a.wav", "text": "a", "seconds": NaN}', "nan is not a number"),
+        ('{"audio": "a.wav", "text": "a", "seconds": NaN}', "holds NaN"),
         ('{"audio": "a.wav", "text": "a", "position": 1.5}', "1.5 is not an integer"),
         ('{"audio": "a.wav", "text": "a", "id": ""}', "empty"),
         ('{"audio": "a.wav", "text": "a", "id": {}}', "neither a string"),

@@ -23,7 +23,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Units:
     return train_units(TEXTS, tmp_path_factory.mktemp("units") / "units.model", 64)[0]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(words=st.lists(st.text(LETTERS, min_size=1, max_size=8), max_size=6))
 def test_any_text_over_the_known_letters_comes_back(units: Units, words: list[str]) -> None:
     text = " ".join(words)

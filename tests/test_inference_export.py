@@ -16,6 +16,7 @@ import soundfile
 import torch
 from fakes import SAMPLE_RATE_HZ, tones
 from safetensors.torch import load_file
+from test_training_checkpoint import checkpoint_of
 from tiny_run import DISTILLED, ctc_alone, tiny_job
 from torchaudio.functional import resample
 
@@ -28,6 +29,7 @@ from student.config import (
     TrainerConfig,
 )
 from student.data.manifest import read_manifest
+from student.data.units import train_units
 from student.errors import StudentError
 from student.inference.averaging import Average
 from student.inference.config_toml import config_of, tables_of, toml_of
@@ -35,6 +37,8 @@ from student.inference.evaluation import recognise
 from student.inference.export import export_model
 from student.inference.recogniser import load_recogniser
 from student.inference.transcription import transcribe
+from student.model.student_model import Bert2CTC
+from student.training.checkpoint import save_checkpoint
 from student.training.trainer import TrainingJob, train
 
 NEEDED = {"torch", "torchaudio", "sentencepiece", "soundfile", "numpy"}
@@ -163,12 +167,17 @@ def test_a_file_that_is_absent_or_another_s_is_refused(exported: Path, tmp_path:
                 ctc_weight=1.0, distillation_weight=0.0, intermediate_ctc_weight=0.0, label_smoothing=1e-7
             ),
             augmentation=AugmentationConfig(speed_factors=(0.9, 1.0, 1.1)),
-            trainer=TrainerConfig(initial_checkpoint='a "quoted" \\ path\n\x7fé'),
+            trainer=TrainerConfig(initial_checkpoint='a "quoted" \\ path é'),
         ),
     ],
 )
 def test_a_config_survives_toml(config: StudentConfig) -> None:
     assert config_of(toml_of(tables_of(config), {"step": 3})) == (config, {"step": 3})
+
+
+def test_control_characters_survive_toml_too() -> None:
+    text = 'a "quoted" \\ path\n\x7fé'
+    assert tomllib.loads(toml_of({"versions": {"torch": text}}, {})) == {"versions": {"torch": text}}
 
 
 def test_a_key_of_another_version_is_refused() -> None:
@@ -212,3 +221,17 @@ def test_the_probe_sees_a_package_too_many(allowed: set[str]) -> None:
 
 def test_importing_the_student_loads_nothing_heavy() -> None:
     assert not loaded_by("import student; student.load_model") & NEEDED
+
+
+def test_weights_that_are_not_finite_are_never_exported(tmp_path: Path) -> None:
+    config, units_model = StudentConfig(), tmp_path / "units.model"
+    units, _ = train_units(["a sea of words"], units_model, 12)
+    state = Bert2CTC(config, units.size, None).state_dict()
+    checkpoint = replace(checkpoint_of(), config=config, model=state, units_model=units.model_bytes)
+    save_checkpoint(tmp_path / "final.pt", checkpoint)
+    content = torch.load(tmp_path / "final.pt", weights_only=True)
+    content["model"]["ctc_head.weight"][0, 0] = float("nan")  # as another program may have left it
+    torch.save(content, tmp_path / "final.pt")
+    with pytest.raises(StudentError, match=r"not exported: ctc_head\.weight holds NaN or infinity"):
+        export_model(tmp_path / "final.pt", tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -41,7 +41,9 @@ def test_id_lists_of_a_base_lie_beside_the_base_and_own_ones_beside_the_own_file
     assert {name for name, split in config.data.splits.items() if split.ids} == {"train", "dev", "heldout"}
     for split in config.data.splits.values():
         assert (config.folder / split.ids).is_file()
-    own = text + '[data.splits]\ntrain = { ids = "librispeech-mini.train.txt" }\n'
+    own = (
+        text + '[data.splits]\ntrain = { ids = "librispeech-mini.train.txt" }\n[build]\nsplits = ["train"]\n'
+    )
     assert load_config(write(tmp_path, own)).folder == tmp_path
 
 

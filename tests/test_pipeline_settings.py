@@ -34,7 +34,8 @@ def test_every_default_is_in_its_range_and_nothing_that_is_no_number(
     if field.default is not dataclasses.MISSING:
         assert declared.fault(field.default) == ""
     for nonsense in (math.nan, math.inf, -math.inf):
-        assert declared.fault(nonsense) == "must be finite" == declared.fault((nonsense,))
+        assert declared.fault(nonsense).startswith("must be finite")
+        assert declared.fault((nonsense,)) == declared.fault(nonsense)
 
 
 @given(NUMBERS, NUMBERS, NUMBERS, st.booleans())
@@ -58,7 +59,7 @@ class Table:
     ("values", "message"),
     [
         (dict(rate=1.0), r"rate 1.0 must be >= 0, < 1"),
-        (dict(rate=math.nan), "rate nan must be finite"),
+        (dict(rate=math.nan), "rate nan must be finite, >= 0, < 1"),
         (dict(word="some"), """word 'some' is not one of "all" | "none", >= 0, <= 1"""),
         (dict(word=1.5), "word 1.5 must be"),
     ],

@@ -31,5 +31,5 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="holds no mass at K"):
         plot_mass({"rows": 1}, "a", tmp_path / "mass.png")
     (tmp_path / "a file").touch()
-    with pytest.raises(CacheError, match="cannot write"):
+    with pytest.raises(CacheError, match="cannot be written"):
         plot_mass(QUALITY, "a", tmp_path / "a file" / "mass.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from pipeline.config import as_tables, load_config
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots, roots_from
 from pipeline.run_record import claim_run, read_record, recorded_state, state_of
+from pipeline.stages.cache import list_teacher_caches
 from pipeline.stages.runs import diff_runs, list_runs, run_facts
 from student.errors import StudentError
 from student.signals import TrainingInterrupted
-from student.training.run_folder import RunBusy, is_running, mark_best, run_lock, step_path
+from student.training.run_folder import RunBusy, is_running, mark_best, metrics, run_lock, step_path
 
-FINGERPRINT = "0123456789abcdef"
+FINGERPRINT = "0123456789abcdef" * 2
 
 
 @pytest.fixture
@@ -159,3 +161,62 @@ def test_the_commands_speak_json_and_tables(roots: Roots) -> None:
     shown = CliRunner().invoke(main, ["runs", "ls", *options])
     assert shown.exit_code == 0 and "0123456789ab (demo)" in shown.stdout
     assert CliRunner().invoke(main, ["runs", "diff", "one", "none", *options]).exit_code == 1
+
+
+DAMAGES: dict[str, tuple[str, bytes | None]] = {
+    "a record that is no JSON": ("run.json", b"{"),
+    "a record of another kind": ("run.json", b'{"prepared": "a", "config": {"trainer": 5}}'),
+    "a record without steps": ("run.json", b'{"prepared": "a", "config": {"data": {"splits": {}}}}'),
+    "a pipe for a record": ("run.json", None),
+    "a best step that is none": ("checkpoints/best.json", b'{"step": "one", "dev_wer": 0.5}'),
+    "a pipe for the best step": ("checkpoints/best.json", None),
+    "a pipe for the metrics": ("metrics.jsonl", None),
+    "metrics of other keys": ("metrics.jsonl", b'{"stp": 1}\n{"step": 1}\n'),
+    "metrics that are no figures": (
+        "metrics.jsonl",
+        b'{"step": 1, "kind": "dev", "wer": "low"}\n{"step": 2, "kind": "dev"}\n',
+    ),
+    "a pipe for the lock": (".lock", None),
+}
+
+
+@pytest.mark.timeout(60)
+def test_a_damaged_run_stands_in_the_list_with_its_fault_and_the_others_too(roots: Roots) -> None:
+    started(roots, "sound")
+    for number, (name, content) in enumerate(DAMAGES.values()):
+        path = started(roots, f"damaged-{number:02d}")[0] / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path) if content is None else path.write_bytes(content)
+    os.mkfifo(roots.cache / "names" / "pipe")
+    (roots.cache / "names" / "foreign").write_bytes(b"\xff")
+    (roots.cache / "names" / "folder").mkdir()
+    report = list_runs(roots)
+    states = {facts["run"]: facts["state"] for facts in report.result["runs"]}
+    assert states.pop("sound") == "stopped"
+    assert set(states.values()) == {"damaged"} and len(states) == len(DAMAGES)
+    for facts, (name, _) in zip(report.result["runs"], DAMAGES.values(), strict=False):
+        assert name.rpartition("/")[2] in facts["error"] and "\n" not in facts["error"]
+    lines = [line for line in report.lines if isinstance(line, str)]
+    assert len(lines) == len(DAMAGES) + 3  # and the three names
+    json.dumps(report.result)
+    for number in range(len(DAMAGES)):
+        with pytest.raises((PipelineError, StudentError)):
+            diff_runs(roots.runs / "sound", roots.runs / f"damaged-{number:02d}", roots)
+
+
+def test_damaged_names_stand_in_the_list_of_caches(roots: Roots) -> None:
+    os.mkfifo(roots.cache / "names" / "pipe")
+    report = list_teacher_caches(roots)
+    assert [line for line in report.lines if "is a pipe" in str(line)]
+    assert len(report.result["damaged_names"]) == 1
+
+
+def test_a_half_written_last_line_of_metrics_is_left_alone(roots: Roots) -> None:
+    folder, _ = started(roots, "one")
+    whole = '{"step": 1, "kind": "dev", "wer": 0.5}\n{"step": 2, "kind": "dev", "wer": null}\n'
+    (folder / "metrics.jsonl").write_text(whole + '{"step": 3, "ki')
+    assert [entry["step"] for entry in metrics(folder)] == [1, 2]
+    (folder / "metrics.jsonl").write_text('{"step": 3, "ki\n' + whole)
+    with pytest.raises(StudentError, match="line 1 is not JSON"):
+        metrics(folder)

@@ -12,7 +12,7 @@ from synthetic_cache import make, passages_named, plan_of, write
 from teacher_cache.common.lock import BuildLock
 from teacher_cache.errors import CacheError
 from teacher_cache.store import collect_garbage, describe, list_caches, remove_cache, resolve, write_name
-from teacher_cache.store.root import building_path, lock_path
+from teacher_cache.store.root import building_path, damaged_names, lock_path
 
 
 @pytest.fixture
@@ -93,3 +93,13 @@ def test_garbage_is_the_leftovers_of_dead_builds_and_listed_first(root: Path) ->
     assert living.exists() and foreign.exists()
     assert published(root) == before
     assert collect_garbage(root / "empty", delete=True) == []
+
+
+@pytest.mark.parametrize("content", ["", "hello", "0123", "0" * 31, "0" * 33])
+def test_a_name_stands_for_a_whole_fingerprint_or_for_nothing(root: Path, content: str) -> None:
+    (root / "names").mkdir(exist_ok=True)
+    (root / "names" / "foreign").write_text(content + "\n")
+    with pytest.raises(CacheError, match="no name of a cache"):
+        resolve(root, "foreign")
+    assert len(damaged_names(root)) == 1
+    assert not any("foreign" in entry.names for entry in list_caches(root))

@@ -121,7 +121,7 @@ def test_every_backend_of_the_reader_is_held_to_the_laws() -> None:
     tail=st.sampled_from(["bucket", "renormalise"]),
     places=st.lists(st.integers(0, 399), min_size=1, max_size=12),
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_all_ways_to_hold_rows_give_identical_labels(
     cache: Path, plan: Plan, scratch: Path, top_k: int, temperature: float, tail: str, places: list[int]
 ) -> None:

@@ -53,7 +53,6 @@ def test_a_manifests_duration_tells_the_samples_exactly(num_samples: int, sample
     assert samples_of(in_a_manifest(num_samples, sample_rate_hz), sample_rate_hz) == num_samples
 
 
-@settings(deadline=None)
 @given(st.integers(1, 1_000_000), SPEEDS)
 @example(808_101, 1.01)  # 800,100 and a hundredth: float32 drops it, and with it a sample
 def test_a_speed_leaves_so_many_samples(num_samples: int, speed: float) -> None:
@@ -61,7 +60,7 @@ def test_a_speed_leaves_so_many_samples(num_samples: int, speed: float) -> None:
     assert len(played) == samples_at_speed(num_samples, speed)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(1, 40_000),
     SPEEDS,
@@ -104,7 +103,6 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Units:
     return train_units(["abc"], tmp_path_factory.mktemp("units") / "units.model", 5, "char")[0]
 
 
-@settings(deadline=None)
 @given(st.text("abc", min_size=1, max_size=12), st.integers(1, 12_000), SPEEDS, st.sampled_from(SUBSAMPLINGS))
 @example("a", 2199, 1.1, 4)  # two units with the mark that begins a word
 def test_validation_reports_what_training_leaves_out(

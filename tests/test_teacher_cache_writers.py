@@ -103,7 +103,8 @@ PUBLISHED = Writer(
 def teacher_folder() -> Writer:
     """By the libraries that save a real one, but without progress bars: their lock outlives a kill."""
     model = SimpleNamespace(
-        save_pretrained=lambda folder: save_file({"a": np.ones(3000)}, folder / "model.safetensors")
+        state_dict=dict,
+        save_pretrained=lambda folder: save_file({"a": np.ones(3000)}, folder / "model.safetensors"),
     )
     tokenizer = Tokenizer(WordLevel({f"word{number}": number for number in range(1000)}, "word0"))
     tokens = SimpleNamespace(save_pretrained=lambda folder: tokenizer.save(str(folder / "tokenizer.json")))

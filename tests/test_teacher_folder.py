@@ -15,10 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher.folder import read_note, resolve_teacher
+from teacher_cache.teacher.folder import read_note, resolve_teacher, write_teacher
 from teacher_cache.teacher.identity import identify_teacher
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -157,5 +158,14 @@ def test_a_path_that_is_no_folder_is_never_asked_of_the_hub(model: str, tmp_path
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:
     assert read_note(tmp_path) is None
     (tmp_path / "bert2ctc_teacher.json").write_text("{")
-    with pytest.raises(CacheError, match="bert2ctc_teacher.json: damaged"):
+    with pytest.raises(CacheError, match="bert2ctc_teacher.json: is not JSON"):
         read_note(tmp_path)
+
+
+def test_a_teacher_whose_weights_are_not_finite_is_never_saved(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight[0, 0] = float("inf")
+    with pytest.raises(CacheError, match="not saved: weight holds NaN or infinity"):
+        write_teacher(tmp_path / "teacher", model, None, {})
+    assert not list(tmp_path.iterdir())

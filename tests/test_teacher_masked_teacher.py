@@ -156,7 +156,7 @@ def test_an_unknown_gold_piece_is_kept(bert: MaskedTeacher) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ties_go_to_the_smaller_id(data: st.DataObject) -> None:
     size = data.draw(st.integers(3, 80))
     top_k = data.draw(st.integers(1, size - 1))

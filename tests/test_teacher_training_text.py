@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import WORDS, sentences
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.errors import CacheError
@@ -53,7 +53,6 @@ def overlaps_by_hand(sentence: str, transcripts: list[str], length: int) -> bool
 few_words = st.lists(st.sampled_from("a b c dd".split()), min_size=1, max_size=9).map(" ".join)
 
 
-@settings(deadline=None)
 @given(st.lists(few_words, max_size=6), st.lists(few_words, max_size=4), st.integers(1, 5))
 def test_a_sentence_overlaps_exactly_where_a_search_by_hand_finds_it(
     text: list[str], transcripts: list[str], length: int

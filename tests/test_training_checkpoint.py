@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from student.config import AugmentationConfig, ConformerConfig, StudentConfig
 from student.errors import StudentError
-from student.training import checkpoint as checkpoints
 from student.training.checkpoint import (
     FINAL_NAME,
     Checkpoint,
@@ -26,6 +28,9 @@ from student.training.checkpoint import (
     saved_steps,
     step_path,
 )
+from student.training.optimisation.branch_balance import BranchBalance
+from student.training.optimisation.spike_detection import SpikeDetector
+from student.training.optimisation.step import Optimisation
 
 
 def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
@@ -56,6 +61,16 @@ def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
         cache_fingerprint="abc",
         versions={"torch": "2"},
     )
+
+
+def optimisation_of(weights: int = 10) -> Optimisation:
+    """What a run restores into, around the model of `checkpoint_of`; no data is touched."""
+    made = Optimisation.__new__(Optimisation)
+    made.model = torch.nn.Linear(weights, 2)  # type: ignore[assignment]
+    made.optimiser = torch.optim.AdamW(made.model.parameters())
+    made.scaler = GradScaler("cpu", enabled=True)
+    made.spikes, made.balance = SpikeDetector(10.0), BranchBalance(StudentConfig())
+    return made
 
 
 def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
@@ -157,13 +172,6 @@ def test_a_model_is_used_from_final_else_best_else_last(tmp_path: Path) -> None:
     assert model_path(step_path(tmp_path, 20)) == step_path(tmp_path, 20)
 
 
-def test_every_table_of_the_config_survives_as_plain_values() -> None:
-    from dataclasses import asdict
-
-    config = checkpoint_of().config
-    assert checkpoints.config_from_tables(asdict(config)) == config
-
-
 def test_a_checkpoint_of_format_2_goes_on_with_what_it_kept_among_its_totals(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "new.pt", checkpoint_of())
     content = torch.load(tmp_path / "new.pt", weights_only=True)
@@ -178,6 +186,104 @@ def test_a_checkpoint_of_format_2_goes_on_with_what_it_kept_among_its_totals(tmp
     assert loaded.branch_balance == {"scale": 4.0}
     torch.save(content | {"totals": {"seconds": 1.5}}, tmp_path / "a.pt")  # of before there were either
     assert load_checkpoint(tmp_path / "a.pt").branch_balance == {"scale": 1.0}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["weights", "moments"])
+def test_what_is_not_finite_is_never_written_over_a_good_checkpoint(
+    tmp_path: Path, value: float, where: str
+) -> None:
+    save_checkpoint(tmp_path / "a.pt", checkpoint_of(step=1))
+    ruined = checkpoint_of(step=2)
+    tensor = ruined.model["weight"] if where == "weights" else ruined.optimiser["state"][0]["exp_avg_sq"]
+    with torch.no_grad():
+        tensor[0, 0] = value
+    with pytest.raises(StudentError, match="not saved: .* holds NaN or infinity") as caught:
+        save_checkpoint(tmp_path / "a.pt", ruined)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path / "a.pt").step == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def altered(tmp_path: Path, **changes: Any) -> Path:
+    """A sound zip that torch wrote, with other contents; None takes one away."""
+    save_checkpoint(tmp_path / "sound.pt", checkpoint_of())
+    content = torch.load(tmp_path / "sound.pt", weights_only=True) | changes
+    path = tmp_path / "a.pt"
+    torch.save({name: value for name, value in content.items() if value is not None}, path)
+    return path
+
+
+CONFIG = asdict(StudentConfig())
+WRONG_CONTENTS: dict[str, dict[str, Any]] = {
+    "no model": {"model": None},
+    "no config": {"config": None},
+    "a list for a config": {"config": [1]},
+    "an unknown table": {"config": {**CONFIG, "wheels": {}}},
+    "an unknown setting": {"config": {**CONFIG, "trainer": {"wheels": 4}}},
+    "a setting beyond its range": {"config": {**CONFIG, "conformer": {"num_heads": 0}}},
+    "a setting of another type": {"config": {**CONFIG, "trainer": {"max_steps": "many"}}},
+    "words for weights": {"model": {"weight": "heavy"}},
+    "a tensor for a model": {"model": torch.ones(2)},
+    "a word for a step": {"step": "seven"},
+    "a number for a fingerprint": {"cache_fingerprint": 7},
+    "words for pieces": {"pieces": ("a",)},
+    "words for totals": {"totals": {"seconds": "long"}},
+    "a list for the optimiser": {"optimiser": [1]},
+    "no units": {"units_model": None},
+    "bytes for units": {"units_model": b"abc"},
+    "floats for units": {"units_model": torch.ones(3)},
+    "far too many units": {"units_model": torch.zeros(1, dtype=torch.uint8).expand(1 << 40)},
+    "units without memory": {"units_model": torch.zeros(3, dtype=torch.uint8, device="meta")},
+    "a format of tensors": {"format_version": torch.ones(2)},
+    "format 2 without totals": {"format_version": 2, "totals": None},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_CONTENTS)
+def test_a_sound_zip_with_wrong_contents_is_refused_in_one_line(tmp_path: Path, wrong: str) -> None:
+    path = altered(tmp_path, **WRONG_CONTENTS[wrong])
+    with pytest.raises(StudentError, match=r"a\.pt: ") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(altered(tmp_path)).step == 7
+
+
+def test_packed_parts_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(1 << 20))
+    with pytest.raises(StudentError, match="compressed, which torch.save never does"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+FOREIGN_STATES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "weights of another shape": lambda content: content["model"].update({"weight": torch.ones(3, 3)}),
+    "a weight is missing": lambda content: content["model"].pop("weight"),
+    "no optimiser": lambda content: content.update(optimiser={}),
+    "moments of another shape": lambda content: content["optimiser"]["state"][0].update(
+        exp_avg=torch.ones(7)
+    ),
+    "fewer groups": lambda content: content["optimiser"]["param_groups"].pop(),
+    "no mean of the loss": lambda content: content.update(spike_detector={}),
+    "no scale of the branch": lambda content: content.update(branch_balance={}),
+    "another scaler": lambda content: content.update(loss_scale={"weight": 1.0}),
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN_STATES)
+def test_states_that_do_not_fit_the_run_are_refused_in_one_line(tmp_path: Path, foreign: str) -> None:
+    scale = GradScaler("cpu").state_dict()
+    save_checkpoint(tmp_path / "a.pt", replace(checkpoint_of(), loss_scale=scale))
+    optimisation = optimisation_of()
+    optimisation.restore(load_checkpoint(tmp_path / "a.pt"))
+    assert optimisation.scaler.state_dict() == scale
+    assert type(optimisation.scaler.state_dict()["growth_interval"]) is int
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    FOREIGN_STATES[foreign](content)
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(StudentError, match="the checkpoint of step 7 does not fit") as caught:
+        optimisation.restore(load_checkpoint(tmp_path / "a.pt"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_of_format_3_goes_on_with_no_norm_learnt_and_no_average(tmp_path: Path) -> None:

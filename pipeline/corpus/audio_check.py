@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from pipeline.files import FILES
+
 _BLOCK_SAMPLES = 1 << 16
 _LARGEST_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # RFC 3533, section 6
 _LAST_PAGE_FLAG = 4
@@ -39,7 +41,7 @@ def check_audio(path: Path) -> AudioFacts:
     Faults: "missing audio", "undecodable audio" (with libsndfile's words, or samples that are not
     finite) and "truncated audio" (fewer samples than its header or its stream's end promises).
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a name that no file could have, too
         return AudioFacts(fault="missing audio", detail=path.name)
     try:
         with soundfile.SoundFile(path) as audio:
@@ -111,7 +113,11 @@ def silent_decoders() -> Iterator[None]:
             sys.stderr = sys.__stderr__
 
 
+def _lines(path: Path) -> Iterator[str]:
+    return (line for _, line in FILES.lines(path, "rerun `bert2ctc data prepare`"))
+
+
 def silent_mp3_decoder(prepared: Path) -> AbstractContextManager[None]:
     """Silence the MP3 decoder's notes about valid files, where there are MP3 files to decode."""
-    has_mp3 = any('.mp3"' in path.read_text(encoding="utf-8") for path in prepared.glob("*.jsonl"))
+    has_mp3 = any('.mp3"' in line for path in prepared.glob("*.jsonl") for line in _lines(path))
     return silent_decoders() if has_mp3 else nullcontext()

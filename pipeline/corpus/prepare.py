@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.corpus.validation import (
     write_report,
 )
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from pipeline.normaliser import normaliser_identity
 from pipeline.run_record import provenance
 from student.config import FeatureConfig
@@ -31,6 +32,7 @@ from student.data.units import Units, train_units
 from student.errors import StudentError
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import publish_folder, write_json
+from teacher_cache.common.typed import convert, typed
 
 RECORD_NAME = "prepare.json"
 LEFT_OUT_NAME = "left_out.tsv"
@@ -49,7 +51,7 @@ class PrepareResult:
     splits: Mapping[str, Mapping[str, Any]]
     num_units: int
     left_out: Mapping[str, int]
-    warnings: Sequence[str]
+    warnings: tuple[str, ...]
 
 
 def prepare(
@@ -110,26 +112,23 @@ def _identity(config: ExperimentConfig, raw: RawSplits, data_root: Path) -> dict
 def _bytes_of(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # no such file, or no name that one could have
         return -1  # validation will say what is wrong with it
 
 
 def _reuse(folder: Path, identity: Mapping[str, Any]) -> PrepareResult:
-    path = folder / RECORD_NAME
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        known = record["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise PipelineError(
-            f"{folder}: stands there without a readable {RECORD_NAME}; nothing was changed; move it away"
-        ) from None
+    path, advice = folder / RECORD_NAME, f"nothing was changed; move {folder} away"
+    record = FILES.json(path, advice)
+    with FILES.faults_told(path, advice):
+        known = convert(Mapping[str, Any], record.get("identity"), "identity")
+        result = _result(folder, record, is_reused=True)
     found = differences(known, identity)
     if found:
         raise PipelineError(
             f"{folder}: was prepared from other inputs ({listed(phrases(found))}); nothing was changed; "
             "runs may still read it, so move it away rather than delete it, then prepare again"
         )
-    return _result(folder, record, is_reused=True)
+    return result
 
 
 def _with_units(
@@ -225,11 +224,6 @@ def _publish(building: Path, output_dir: Path) -> None:
 
 
 def _result(path: Path, record: Mapping[str, Any], is_reused: bool) -> PrepareResult:
-    return PrepareResult(
-        path=path,
-        is_reused=is_reused,
-        splits=record["splits"],
-        num_units=record["num_units"],
-        left_out=record["left_out"],
-        warnings=record["warnings"],
-    )
+    told = {field.name for field in fields(PrepareResult)} & record.keys()
+    entry = {**{name: record[name] for name in told}, "path": path, "is_reused": is_reused}
+    return typed(PrepareResult, entry)

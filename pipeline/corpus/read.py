@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import SplitConfig
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
+from teacher_cache.common.small_files import is_there, parse_object, read_lines
+from teacher_cache.common.typed import Fault
+from teacher_cache.settings import shown_value, text_fault
 
 # Suffixes that soundfile reads, the preferred first where an utterance lies there more than once.
 AUDIO_SUFFIXES = ("flac", "wav", "opus", "ogg", "oga", "mp3", "aiff", "aif", "au", "caf", "w64", "sph")
+UNREADABLE = "unreadable line"  # the reason of a bad item
+MAX_ID_CHARACTERS = 240  # with a suffix it is a file's name
 _NEMO_KEYS = {"audio_filepath": "audio", "duration": "seconds"}
 
 
@@ -106,7 +110,14 @@ def _read_chapter(split: str, chapter: Path, data_root: Path) -> tuple[list[RawU
     audio = _audio_by_stem(chapter)
     speaker = chapter.parent.name
     entries: list[RawUtterance] = []
+    bad: list[BadItem] = []
     for utterance_id, text in _transcripts(chapter):
+        if isinstance(text, Fault):
+            bad.append(BadItem(split, utterance_id, UNREADABLE, str(text)))
+            continue
+        if fault := _fault_of_id(utterance_id):
+            bad.append(BadItem(split, utterance_id, UNREADABLE, fault))
+            continue
         path = chapter / audio.get(utterance_id, f"{utterance_id}.{AUDIO_SUFFIXES[0]}")
         number = utterance_id.rpartition("-")[2]
         entries.append(
@@ -120,16 +131,29 @@ def _read_chapter(split: str, chapter: Path, data_root: Path) -> tuple[list[RawU
             )
         )
     unwritten = sorted(audio.keys() - {entry.id for entry in entries})
-    return entries, [BadItem(split, stem, "no transcript", audio[stem]) for stem in unwritten]
+    return entries, bad + [BadItem(split, stem, "no transcript", audio[stem]) for stem in unwritten]
 
 
-def _transcripts(chapter: Path) -> Iterator[tuple[str, str]]:
-    """(id, raw text) of every line that is not blank."""
+def _transcripts(chapter: Path) -> Iterator[tuple[str, str | Fault]]:
+    """(id, raw text) of every line that is not blank; of an unreadable one (where it stands, its fault)."""
     for path in sorted(chapter.glob("*.trans.txt")):
-        for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-            utterance_id, _, text = line.strip().partition(" ")
-            if utterance_id:
-                yield utterance_id, text.strip()
+        try:
+            for number, line in read_lines(path):
+                if isinstance(line, Fault):
+                    yield f"{path.name}:{number}", line
+                    continue
+                utterance_id, _, text = line.strip().partition(" ")
+                if utterance_id:
+                    yield utterance_id, text.strip()
+        except Fault as fault:
+            yield path.name, fault
+
+
+def _fault_of_id(utterance_id: str) -> str:
+    """Why an id cannot be one, in words; it is a file's name."""
+    if "/" in utterance_id or len(utterance_id) > MAX_ID_CHARACTERS:
+        return f"an id is a file's name of at most {MAX_ID_CHARACTERS} characters"
+    return text_fault(utterance_id)
 
 
 def _audio_by_stem(chapter: Path) -> dict[str, str]:
@@ -146,7 +170,7 @@ def _read_ids(
     name: str, split: SplitConfig, location: CorpusLocation
 ) -> tuple[list[RawUtterance], list[BadItem]]:
     """The listed utterances, in the list's order."""
-    wanted = _read_id_list(location.config_folder / split.ids)
+    wanted, unreadable = _read_id_list(name, location.config_folder / split.ids)
     corpus = _existing(location.corpus_folder)
     folders = [_existing(corpus / folder) for folder in split.folders] or [
         folder for folder in sorted(corpus.iterdir()) if folder.is_dir()
@@ -154,14 +178,27 @@ def _read_ids(
     available = _find(wanted, folders, name, location.data_root)
     entries = [available[wanted_id] for wanted_id in wanted if wanted_id in available]
     missing = [BadItem(name, one, "id not found") for one in wanted if one not in available]
-    return entries, missing  # an id listed twice is found twice: validation reports it as a duplicate
+    return (
+        entries,
+        unreadable + missing,
+    )  # an id listed twice is found twice: validation reports it as a duplicate
 
 
-def _read_id_list(path: Path) -> list[str]:
-    if not path.is_file():
+def _read_id_list(split: str, path: Path) -> tuple[list[str], list[BadItem]]:
+    """The ids of a list, and its lines that cannot be one."""
+    if not is_there(path):
         raise PipelineError(f"{path}: no such list of utterance ids; it is looked up beside the config file")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    ids, bad = [], []
+    with FILES.faults_told(path, "a list of utterance ids, a line each"):
+        for number, line in read_lines(path):
+            one = "" if isinstance(line, Fault) else line.strip()
+            if one.startswith("#"):
+                continue
+            if fault := str(line) if isinstance(line, Fault) else _fault_of_id(one):
+                bad.append(BadItem(split, f"{path.name}:{number}", UNREADABLE, fault))
+            elif one:
+                ids.append(one)
+    return ids, bad
 
 
 def _find(wanted: Iterable[str], folders: list[Path], name: str, data_root: Path) -> dict[str, RawUtterance]:
@@ -194,30 +231,32 @@ def read_corpus_manifest(
     (else the line's index). Audio lies relative to the manifest's folder or to the data root.
     Raises PipelineError where there is no such file.
     """
-    if not manifest.is_file():
+    if not is_there(manifest):
         raise PipelineError(f"{manifest}: no such manifest; [data.splits] manifest lies below the data root")
     entries, bad = [], []
-    with manifest.open(encoding="utf-8-sig", errors="replace") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
+    with FILES.faults_told(manifest, "a manifest holds an utterance a line, as JSON"):
+        for number, line in read_lines(manifest):
             try:
-                entries.append(_entry(json.loads(line), number, manifest.parent, data_root))
-            except (KeyError, OverflowError, TypeError, ValueError) as error:
-                what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-                bad.append(BadItem(split, f"{manifest.name}:{number}", "unreadable line", what))
+                if isinstance(line, Fault):
+                    raise line
+                if line.strip():
+                    entries.append(_entry(parse_object(line), number, manifest.parent, data_root))
+            except ValueError as error:
+                bad.append(BadItem(split, f"{manifest.name}:{number}", UNREADABLE, str(error)))
     return entries, bad
 
 
-def _entry(line: Any, number: int, folder: Path, data_root: Path) -> RawUtterance:
-    if not isinstance(line, dict):
-        raise ValueError("not a JSON object")
+def _entry(line: Mapping[str, Any], number: int, folder: Path, data_root: Path) -> RawUtterance:
     fields = {_NEMO_KEYS.get(key, key): value for key, value in line.items() if value is not None}
     if fields.get("offset"):
         raise ValueError("an offset into a longer recording is not supported; cut the recording")
+    if missing := [key for key in ("audio", "text") if key not in fields]:
+        raise ValueError(f"key {missing[0]!r} is missing")
     audio, text = fields["audio"], fields["text"]
     if not isinstance(audio, str) or not isinstance(text, str):
         raise ValueError("audio and text must be strings")
+    if fault := text_fault(audio):
+        raise ValueError(f"audio {fault}")
     return RawUtterance(
         id=_name(fields.get("id", Path(audio).stem), "id"),
         audio=_below_root(audio, folder, data_root),
@@ -231,23 +270,25 @@ def _entry(line: Any, number: int, folder: Path, data_root: Path) -> RawUtteranc
 
 def _name(value: Any, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"{key} {value!r} is neither a string nor an integer")
-    if any(character in str(value) for character in "\t\r\n") or (key == "id" and value == ""):
-        raise ValueError(f"{key} {value!r} is empty or holds a tab or a line break")
+        raise ValueError(f"{key} {shown_value(value)} is neither a string nor an integer")
+    if fault := text_fault(str(value)):
+        raise ValueError(f"{key} {fault}")
+    if key == "id" and value == "":
+        raise ValueError("id is empty")
     return str(value)
 
 
 def _number(value: Any, kind: type[int] | type[float], key: str) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value):
-        raise ValueError(f"{key} {value!r} is not {'an integer' if kind is int else 'a number'}")
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not abs(value) < 2**63:
+        raise ValueError(f"{key} {shown_value(value)} is not {'an integer' if kind is int else 'a number'}")
     return kind(value)
 
 
 def _below_root(audio: str, folder: Path, data_root: Path) -> str:
     """`audio` relative to the data root: beside the manifest if it exists there, else below the root."""
     beside = folder / audio
-    path = os.path.normpath(beside if beside.is_file() else data_root / audio)
+    path = os.path.normpath(beside if os.path.isfile(beside) else data_root / audio)
     relative = os.path.relpath(path, os.path.normpath(data_root))
     if relative.split(os.sep)[0] == os.pardir:
-        raise ValueError(f"audio {audio!r} lies outside the data root; link or copy it there")
+        raise ValueError(f"audio {shown_value(audio)} lies outside the data root; link or copy it there")
     return Path(relative).as_posix()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,9 +23,11 @@ from pipeline.demo.plan import SPLITS, DemoCorpusConfig, Plan, Speaker, plan_cor
 from pipeline.demo.sites import SITES_FILE, Site, write_sites
 from pipeline.demo.synthesiser import SAMPLE_RATE_HZ, Synthesiser, resample
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import publish_folder, write_json, write_whole
 from teacher_cache.common.progress import Advance, progress
+from teacher_cache.common.typed import Fault, convert
 
 CORPUS_VERSION = 2  # raised whenever the same config would give another corpus
 SUMMARY_FILE, TEACHER_FILE = "corpus.json", "teacher.txt"
@@ -200,13 +201,18 @@ def _num_cores() -> int:
 
 def _existing(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """What corpus.json says of a corpus that equals the recipe. Raises PipelineError for any other."""
-    try:
-        summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-        found = differences({name: summary[name] for name in recipe}, recipe)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise PipelineError(
-            f"{folder} is in the way and no demo corpus; move it, or set BERT2CTC_DATA"
-        ) from None
+    summary = FILES.json(
+        folder / SUMMARY_FILE, "in the way and no demo corpus; move its folder, or set BERT2CTC_DATA"
+    )
+    with FILES.faults_told(
+        folder / SUMMARY_FILE, "in the way and no demo corpus; move its folder, or set BERT2CTC_DATA"
+    ):
+        for name in ("utterances", "seconds", "dropped_sites"):
+            convert(Mapping[str, float], summary.get(name), name)
+        convert(int, summary.get("teacher_sentences"), "teacher_sentences")
+        if absent := set(SPLITS) - summary["utterances"].keys() | set(SPLITS) - summary["seconds"].keys():
+            raise Fault(f"tells nothing of {', '.join(sorted(absent))}")
+    found = differences({name: summary.get(name) for name in recipe}, recipe)
     if found:
         raise PipelineError(
             f"{folder} holds another corpus ({listed(phrases(found))}); move it, or set BERT2CTC_DATA"

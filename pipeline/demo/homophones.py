@@ -14,7 +14,9 @@ import numpy as np
 from pipeline.demo.grammar import KINDS, REACHES
 from pipeline.demo.sites import Site, read_sites
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from pipeline.intervals import bootstrap_ratios, interval, mean_over_seeds
+from teacher_cache.common.small_files import is_there
 
 ALL = "all"  # near and far together
 
@@ -246,10 +248,10 @@ def _chance(sites: Sequence[Site]) -> float:
 
 def _read_trn(path: Path) -> dict[str, str]:
     """Text by utterance id; a line is `text (id)`."""
-    if not path.is_file():
+    if not is_there(path):
         raise PipelineError(f"{path}: no such file; evaluate this run on this split first")
     texts = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for _, line in FILES.lines(path, "evaluate this run on this split again"):
         text, _, utterance_id = line.rpartition("(")
         texts[utterance_id.removesuffix(")")] = text.strip()
     return texts

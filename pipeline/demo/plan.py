@@ -23,13 +23,17 @@ MAX_DRAWS = 1000  # for one sentence that is not used yet
 class DemoCorpusConfig:
     """All that decides the corpus; it is made on the spot."""
 
-    seed: int = setting(1, "of sentences, voices and the pairs that only the teacher reads", low=0)
-    train_utterances: int = setting(1920, "a multiple of 48 gives every pairing its exact share", low=1)
-    dev_utterances: int = setting(256, "a multiple of 128", low=1)
-    test_utterances: int = setting(
-        1280, "a multiple of 128; every pairing equally often, near and far", low=1
+    seed: int = setting(
+        1, "of sentences, voices and the pairs that only the teacher reads", low=0, high=2**63 - 1
     )
-    teacher_sentences: int = setting(30_000, "that the teacher reads", low=1)
+    train_utterances: int = setting(
+        1920, "a multiple of 48 gives every pairing its exact share", low=1, high=10**7
+    )
+    dev_utterances: int = setting(256, "a multiple of 128", low=1, high=10**7)
+    test_utterances: int = setting(
+        1280, "a multiple of 128; every pairing equally often, near and far", low=1, high=10**7
+    )
+    teacher_sentences: int = setting(30_000, "that the teacher reads", low=1, high=10**7)
     site_fraction: float = setting(
         0.55, "how often a cue stands with its homophone, where it may; else with a filler", above=0, below=1
     )
@@ -40,7 +44,7 @@ class DemoCorpusConfig:
         below=1,
     )
     utterances_per_speaker: int = setting(
-        112, "a speaker is one voice, variant, rate and pitch, and speaks in one split", low=1
+        112, "a speaker is one voice, variant, rate and pitch, and speaks in one split", low=1, high=10**7
     )
 
     def __post_init__(self) -> None:

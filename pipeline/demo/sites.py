@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from teacher_cache.common.files import write_whole
+from teacher_cache.common.small_files import is_there, parse_object
+from teacher_cache.common.typed import typed
 
 SITES_FILE = "sites.jsonl"
 
@@ -40,10 +43,11 @@ def write_sites(path: Path, sites: Sequence[Site]) -> None:
 def read_sites(corpus: Path, split: str) -> list[Site]:
     """The sites of one split of a demo corpus. Raises PipelineError where there are none."""
     path = corpus / SITES_FILE
-    if not path.is_file():
+    if not is_there(path):
         raise PipelineError(f"{path}: no such file; make the corpus with `bert2ctc data demo`")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    sites = [site for site in (Site(**json.loads(line)) for line in lines) if site.split == split]
+    with FILES.faults_told(path, "make the corpus again with `bert2ctc data demo`"):
+        found = [typed(Site, parse_object(line)) for _, line in FILES.lines(path, "make the corpus again")]
+    sites = [site for site in found if site.split == split]
     if not sites:
         raise PipelineError(f"{path}: no site in split {split!r}")
     return sites

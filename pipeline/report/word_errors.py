@@ -10,6 +10,7 @@ import jiwer
 import numpy as np
 
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from pipeline.intervals import bootstrap_ratios, interval
 from student.data.manifest import Utterance
 
@@ -20,7 +21,7 @@ def wer_interval(run: Path, split: str, utterances: Sequence[Utterance]) -> tupl
     Reads `<run>/evaluation/<split>.hyp.trn`. Raises PipelineError where it is of other utterances.
     """
     path = run / "evaluation" / f"{split}.hyp.trn"
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = [line for _, line in FILES.lines(path, "evaluate this run on this split again")]
     heard = {line.rpartition("(")[2].removesuffix(")"): line.rpartition("(")[0].strip() for line in lines}
     missing = [utterance.id for utterance in utterances if utterance.id not in heard]
     if missing:

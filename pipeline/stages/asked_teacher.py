@@ -143,7 +143,11 @@ def _folder_here(config: ExperimentConfig, roots: Roots) -> tuple[Path | None, b
 
 def _training_fault(note: dict[str, Any] | None, config: ExperimentConfig, roots: Roots) -> str:
     recipe = (note or {}).get("recipe")
-    return _recipe_fault(recipe, config, roots) if recipe else "it was not trained here"
+    return (
+        _recipe_fault(recipe, config, roots)
+        if isinstance(recipe, dict) and recipe
+        else "it was not trained here"
+    )
 
 
 def _recipe_fault(held: dict[str, Any], config: ExperimentConfig, roots: Roots) -> str:

@@ -40,7 +40,7 @@ def build_teacher_cache(
 
     prepared = prepared_folder(config, roots)
     request = BuildRequest(
-        entries={name: read_manifest(prepared / f"{name}.jsonl") for name in config.build.splits},
+        entries={name: read_manifest(prepared / f"{name}.jsonl") for name in config.labelled_splits},
         teacher_folder=asked_teacher_folder(config, roots),
         teacher_request_sha256=asked_sha256(config),
         cache_config=config.cache,
@@ -77,12 +77,13 @@ def list_teacher_caches(roots: Roots) -> Report:
                 f"{entry.num_bytes / MEGABYTE:,.1f}",
             ]
         )
-        found.append({"fingerprint": entry.fingerprint, "names": list(entry.names), "bytes": entry.num_bytes})
+        facts = {"fingerprint": entry.fingerprint, "names": list(entry.names), "bytes": entry.num_bytes}
+        found.append({**facts, "fault": entry.fault})
+    damaged = store.damaged_names(roots.cache)
+    lines: list[Any] = [table("", ["fingerprint", "names", "teacher", "rows", "K", "MB"], rows)]
     if not rows:
-        return Report({"caches": []}, [f"no cache below {roots.cache}; make one with `bert2ctc cache build`"])
-    return Report(
-        {"caches": found}, [table("", ["fingerprint", "names", "teacher", "rows", "K", "MB"], rows)]
-    )
+        lines = [f"no cache below {roots.cache}; make one with `bert2ctc cache build`"]
+    return Report({"caches": found, "damaged_names": damaged}, [*lines, *damaged])
 
 
 def describe_cache(reference: str, roots: Roots, plot: Path | None = None) -> Report:
@@ -128,7 +129,7 @@ def _recomputed(
     from teacher_cache.build.recompute import recompute_cache
 
     prepared = prepared_folder(config, roots)
-    splits = [read_manifest(prepared / f"{name}.jsonl") for name in config.build.splits]
+    splits = [read_manifest(prepared / f"{name}.jsonl") for name in config.labelled_splits]
     passages = [passage for entries in splits for passage in passages_of(entries, config.cache)]
     device = choose_device(config.student.trainer.device).type
     report = recompute_cache(path, asked_teacher_folder(config, roots), passages, share, device=device)

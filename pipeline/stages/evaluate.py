@@ -11,7 +11,7 @@ from pipeline.console import Report, say, table
 from pipeline.corpus.audio_check import silent_mp3_decoder
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots
-from pipeline.run_record import read_record
+from pipeline.run_record import run_of
 
 
 def evaluate_run(
@@ -29,11 +29,9 @@ def evaluate_run(
     from student.inference.averaging import Average
     from student.inference.evaluation import evaluate
 
-    record = read_record(run_dir)
-    if record is None:
-        raise PipelineError(f"{run_dir}: no run is recorded there; train one with `bert2ctc train`")
+    record = run_of(run_dir)
     prepared = Path(record["prepared"])
-    known = [name for name in record["config"]["data"]["splits"] if name != "train"]
+    known = [name for name in record["config"].get("data", {}).get("splits", {}) if name != "train"]
     unknown = set(splits) - set(known) - {"train"}
     if unknown:
         raise PipelineError(

@@ -9,11 +9,16 @@ from typing import Any
 
 from pipeline.console import Report, table
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from pipeline.paths import Roots
-from pipeline.run_record import RECORD_NAME, read_record, state_of, with_defaults
+from pipeline.run_record import RECORD_NAME, read_record, run_of, state_of, with_defaults
+from student.errors import StudentError
 from student.training.run_folder import best_step, metrics, saved_steps
 from teacher_cache.common.differences import differences, phrases
 from teacher_cache.common.sizes import megabytes
+from teacher_cache.common.typed import convert
+from teacher_cache.store import damaged_names
+from teacher_cache.store.root import names_by_meaning
 
 _DEPTH = 2  # a run, or a student of an experiment
 _SHOWN_FINGERPRINT = 12
@@ -22,12 +27,12 @@ _CODE = ("cache", "versions", "git_commit", "python")
 
 def list_runs(roots: Roots) -> Report:
     """Every run below the runs root: state, step, best dev WER, cache."""
-    runs = [facts for folder in _run_folders(roots.runs) if (facts := run_facts(folder, roots)) is not None]
+    runs = [facts for folder in _run_folders(roots.runs) if (facts := _listed(folder, roots)) is not None]
     rows = [
         [
             facts["run"],
             facts["state"],
-            f"{facts['step']:,} / {facts['max_steps']:,}",
+            "-" if facts["step"] is None else f"{facts['step']:,} / {facts['max_steps']:,}",
             _percent(facts["best_wer"]),
             "-" if facts["best_step"] is None else f"{facts['best_step']:,}",
             _shown_cache(facts),
@@ -35,7 +40,8 @@ def list_runs(roots: Roots) -> Report:
         for facts in runs
     ]
     lines: list[Any] = [table("", ["run", "state", "step", "best WER %", "at step", "cache"], rows)]
-    lines += [f"{facts['run']} failed: {facts['error']}" for facts in runs if facts["error"]]
+    lines += [f"{facts['run']} {facts['state']}: {facts['error']}" for facts in runs if facts["error"]]
+    lines += damaged_names(roots.cache)
     if not runs:
         lines = [f"no runs below {roots.runs}; train one with `bert2ctc train`"]
     return Report({"runs": runs}, lines)
@@ -43,7 +49,7 @@ def list_runs(roots: Roots) -> Report:
 
 def diff_runs(one: Path, other: Path, roots: Roots) -> Report:
     """What two runs differ in: settings, cache, versions and code; and how each fares."""
-    records = [_record(folder) for folder in (one, other)]
+    records = [run_of(folder) for folder in (one, other)]
     facts = [entry for folder in (one, other) if (entry := run_facts(folder, roots)) is not None]
     left, right = (with_defaults(record["config"]) for record in records)
     settings = differences(left, right)
@@ -70,20 +76,36 @@ def run_facts(folder: Path, roots: Roots) -> dict[str, Any] | None:
     if record is None or "prepared" not in record:
         return None
     best, state = best_step(folder), state_of(folder, record)
-    trained = [int(entry["step"]) for entry in metrics(folder) if entry["kind"] == "train"]
-    inside = folder.is_relative_to(roots.runs)
+    trained = [entry["step"] for entry in metrics(folder) if entry["kind"] == "train"]
+    with FILES.faults_told(folder / RECORD_NAME, "move the folder away"):
+        max_steps = with_defaults(record.get("config", {})).get("trainer", {}).get("max_steps")
+        max_steps = convert(int, max_steps, "config.trainer.max_steps")
     return {
-        "run": str(folder.relative_to(roots.runs) if inside else folder),
+        "run": _run_name(folder, roots),
         "path": str(folder),
         "state": state,
         "error": record.get("error", "") if state == "failed" else "",
         "step": max([*trained[-1:], *saved_steps(folder)[-1:]], default=0),
-        "max_steps": with_defaults(record["config"])["trainer"]["max_steps"],
+        "max_steps": max_steps,
         "best_wer": best[1] if best else None,
         "best_step": best[0] if best else None,
         "cache": record.get("cache", ""),
-        "cache_names": _names(roots.cache, record.get("cache", "")),
+        "cache_names": names_by_meaning(roots.cache).get(record.get("cache", ""), []),
     }
+
+
+def _listed(folder: Path, roots: Roots) -> dict[str, Any] | None:
+    """The facts of a run for the list, where a damaged run stands with its fault instead of figures."""
+    try:
+        return run_facts(folder, roots)
+    except (PipelineError, StudentError) as error:
+        unknown = dict.fromkeys(("step", "max_steps", "best_wer", "best_step"))
+        facts = {"run": _run_name(folder, roots), "path": str(folder), "state": "damaged"}
+        return {**facts, "error": str(error), "cache": "", "cache_names": [], **unknown}
+
+
+def _run_name(folder: Path, roots: Roots) -> str:
+    return str(folder.relative_to(roots.runs) if folder.is_relative_to(roots.runs) else folder)
 
 
 def export_run(run_dir: Path, folder: Path, average_count: int = 0, average_of: str = "last") -> Report:
@@ -105,21 +127,6 @@ def export_run(run_dir: Path, folder: Path, average_count: int = 0, average_of: 
 def _run_folders(root: Path) -> list[Path]:
     patterns = ["/".join(["*"] * depth) + f"/{RECORD_NAME}" for depth in range(1, _DEPTH + 1)]
     return sorted(path.parent for pattern in patterns for path in root.glob(pattern))
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    record = read_record(folder)
-    if record is None or "prepared" not in record:
-        raise PipelineError(f"{folder}: no run is recorded there; `bert2ctc runs ls` names them")
-    return record
-
-
-def _names(cache_root: Path, fingerprint: str) -> list[str]:
-    """The names under which a cache root knows the fingerprint."""
-    if not fingerprint:
-        return []
-    names = (path for path in sorted((cache_root / "names").glob("*")) if path.is_file())
-    return [path.name for path in names if path.read_text(encoding="utf-8").strip() == fingerprint]
 
 
 def _shown_cache(facts: Mapping[str, Any]) -> str:

@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from student.errors import StudentError
-from student.files import write_text
+from student.files import FILES, write_text
+from teacher_cache.common.small_files import is_there, parse_object
+from teacher_cache.common.typed import typed
+
+_ADVICE = "rerun `bert2ctc data prepare`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +37,14 @@ def read_manifest(path: Path) -> list[Utterance]:
 
     Raises StudentError where the file is absent or a line is not an utterance.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise StudentError(f"{path}: no manifest; make it with `bert2ctc data prepare`")
     known = {field.name for field in fields(Utterance)}
     utterances = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            utterances.append(Utterance(**{name: entry[name] for name in known & entry.keys()}))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise StudentError(
-                f"{path}:{number}: not an utterance ({error}); rerun `bert2ctc data prepare`"
-            ) from None
+    for number, line in FILES.lines(path, _ADVICE):
+        with FILES.faults_told(f"{path}:{number}", f"not an utterance; {_ADVICE}"):
+            entry = parse_object(line)
+            utterances.append(typed(Utterance, {name: entry[name] for name in known & entry.keys()}))
     return utterances
 
 

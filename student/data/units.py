@@ -10,7 +10,8 @@ import sentencepiece
 
 from student.config import UNIT_MODEL_TYPES
 from student.errors import StudentError
-from student.files import write_bytes, write_text
+from student.files import FILES, write_bytes, write_text
+from teacher_cache.common.small_files import is_there
 
 BLANK_ID = 0
 
@@ -34,9 +35,9 @@ class Units:
     @classmethod
     def from_file(cls, path: Path) -> Units:
         """The units of a `.model` file."""
-        if not path.is_file():
+        if not is_there(path):
             raise StudentError(f"{path}: no units; make them with `bert2ctc data prepare`")
-        return cls(path.read_bytes())
+        return cls(FILES.bytes(path, "rerun `bert2ctc data prepare`"))
 
     @property
     def size(self) -> int:

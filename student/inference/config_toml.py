@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
-import typing
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from student.config import StudentConfig
-from student.errors import StudentError
+from student.files import FILES
+from teacher_cache.common.small_files import parse_toml
+from teacher_cache.common.typed import typed
 
 
 def toml_of(tables: Mapping[str, Mapping[str, Any]], top: Mapping[str, Any]) -> str:
@@ -26,24 +27,16 @@ def tables_of(config: StudentConfig) -> dict[str, dict[str, Any]]:
     return asdict(config)
 
 
-def config_of(text: str) -> tuple[StudentConfig, dict[str, Any]]:
-    """The config of a TOML text, and its other entries. Raises StudentError for a key that is not known."""
-    try:
-        content = tomllib.loads(text)
-        types = typing.get_type_hints(StudentConfig)
-        tables = {
-            entry.name: types[entry.name](
-                **{key: _field(value) for key, value in content.pop(entry.name, {}).items()}
-            )
-            for entry in fields(StudentConfig)
-        }
-        return StudentConfig(**tables), content
-    except (tomllib.TOMLDecodeError, TypeError, ValueError) as error:
-        raise StudentError(f"no config of this version ({error}); export the run again") from None
+def config_of(text: str, source: Path | str = "model.toml") -> tuple[StudentConfig, dict[str, Any]]:
+    """The config of a TOML text, and its other entries; `source` names it in messages.
 
-
-def _field(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    Raises StudentError for a key that is not known, and for a value of another type or beyond its range.
+    """
+    with FILES.faults_told(source, "no config of this version; export the run again"):
+        content = parse_toml(text)
+        names = {field.name for field in fields(StudentConfig)}
+        tables = {name: content.pop(name) for name in names & content.keys()}
+        return typed(StudentConfig, tables), content
 
 
 def _value(value: Any) -> str:

@@ -13,16 +13,20 @@ from torch import Tensor
 from student.config import StudentConfig
 from student.data.units import Units
 from student.errors import StudentError
-from student.files import disk_faults_told
+from student.files import FILES, disk_faults_told
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.config_toml import config_of, tables_of, toml_of
 from student.inference.safetensors import read_safetensors, safetensors_bytes
 from student.model.student_model import Bert2CTC, inference_state
-from student.training.checkpoint import Checkpoint
-from teacher_cache.common.files import file_sha256, publish_folder
+from student.training.checkpoint import Checkpoint, require_finite
+from teacher_cache.common.files import publish_folder
+from teacher_cache.common.small_files import is_there, open_regular
+from teacher_cache.common.typed import convert
 
 FORMAT = "bert2ctc model"
 FORMAT_VERSION = 1
+MAX_SETTINGS_BYTES = 1 << 20
+_AGAIN = "remove the folder and export the run again"
 WEIGHTS_NAME, SETTINGS_NAME, UNITS_NAME = "model.safetensors", "model.toml", "units.model"
 
 
@@ -57,6 +61,7 @@ def export_model(run: Path, folder: Path, average: Average | None = None) -> Exp
     inference_model(
         checkpoint.config, inference_state(dict(checkpoint.model)), checkpoint.units_model, source
     )
+    require_finite(inference_state(dict(checkpoint.model)), f"{source}: not exported")
     files = _files(checkpoint)
     weights = sum(tensor.numel() for tensor in inference_state(dict(checkpoint.model)).values())
     size = sum(map(len, files.values()))
@@ -86,28 +91,32 @@ def inference_model(
 
 def is_exported(folder: Path) -> bool:
     """True for a folder that `export_model` wrote."""
-    return (folder / SETTINGS_NAME).is_file() and (folder / WEIGHTS_NAME).is_file()
+    return is_there(folder / SETTINGS_NAME) and is_there(folder / WEIGHTS_NAME)
 
 
 def read_exported(folder: Path) -> ExportedModel:
     """The model of an exported folder. Raises StudentError where a file is absent, damaged or not its own."""
     for name in (WEIGHTS_NAME, SETTINGS_NAME, UNITS_NAME):
-        if not (folder / name).is_file():
+        if not is_there(folder / name):
             raise StudentError(f"{folder}: no {name}; remove the folder and export the run again")
-    text = (folder / SETTINGS_NAME).read_text(encoding="utf-8")
-    config, facts = config_of(text)
+    text = FILES.text(folder / SETTINGS_NAME, _AGAIN, MAX_SETTINGS_BYTES)
+    config, facts = config_of(text, folder / SETTINGS_NAME)
     if facts.get("format") != FORMAT or facts.get("format_version") != FORMAT_VERSION:
         raise StudentError(
             f"{folder}: format {facts.get('format')} {facts.get('format_version')}, this code reads "
             f"{FORMAT} {FORMAT_VERSION}; export the run again"
         )
     for name, key in ((WEIGHTS_NAME, "weights_sha256"), (UNITS_NAME, "units_sha256")):
-        if file_sha256(folder / name) != facts.get(key):
+        with FILES.faults_told(folder / name, _AGAIN), open_regular(folder / name) as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != facts.get(key):
             raise StudentError(
                 f"{folder / name}: not what {SETTINGS_NAME} describes; copy or export it again"
             )
     weights, _ = read_safetensors(folder / WEIGHTS_NAME)
-    return ExportedModel(config, weights, (folder / UNITS_NAME).read_bytes(), int(facts["step"]))
+    with FILES.faults_told(folder / SETTINGS_NAME, _AGAIN):
+        step = convert(int, facts.get("step"), "step")
+    return ExportedModel(config, weights, FILES.bytes(folder / UNITS_NAME, _AGAIN), step)
 
 
 def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -129,7 +138,10 @@ def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 def _holds(folder: Path, files: dict[str, bytes]) -> bool:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return names == files.keys() and all((folder / name).read_bytes() == files[name] for name in files)
+    return names == files.keys() and all(
+        FILES.bytes(folder / name, "choose another folder", len(files[name]) + 1) == files[name]
+        for name in files
+    )
 
 
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ import torch
 from torch import Tensor
 
 from student.errors import StudentError
+from student.files import FILES
+from teacher_cache.common.small_files import as_text, open_regular, parse_object
+from teacher_cache.common.typed import Fault, convert, typed
+from teacher_cache.settings import shown_value
 
 _TYPES = {
     "F64": torch.float64,
@@ -59,17 +64,15 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors on the CPU by name, and the metadata. Raises StudentError for anything but a whole file."""
-    content = path.read_bytes()
-    try:
+    with FILES.faults_told(path, "not a whole safetensors file; copy it again, or export the run again"):
+        with open_regular(path) as stream:
+            content = stream.read()
         header, start = _header(content)
-        metadata = header.pop(_METADATA, {})
+        metadata = convert(dict[str, str], header.pop(_METADATA, {}), _METADATA)
+        entries = {name: typed(_Entry, entry, name) for name, entry in header.items()}
         values = np.frombuffer(bytearray(content[start:]), dtype=np.uint8)
-        _check_cover(header, len(values))
-        return {name: _tensor(entry, values) for name, entry in header.items()}, dict(metadata)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StudentError(
-            f"{path}: not a whole safetensors file ({error}); copy it again, or export the run again"
-        ) from None
+        _check_cover(entries, len(values))
+        return {name: _tensor(entry, values) for name, entry in entries.items()}, metadata
 
 
 def _header(content: bytes) -> tuple[dict[str, Any], int]:
@@ -77,29 +80,39 @@ def _header(content: bytes) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     start = _LENGTH_BYTES + length
     if len(content) < _LENGTH_BYTES or length > _MAX_HEADER_BYTES or start > len(content):
-        raise ValueError(f"{len(content)} bytes, a header of {length}")
-    header = json.loads(content[_LENGTH_BYTES:start].decode())
-    if not isinstance(header, dict):
-        raise ValueError("the header is no table")
-    return header, start
+        raise Fault(f"holds {len(content):,} bytes, a header of {length:,}")
+    return parse_object(as_text(content[_LENGTH_BYTES:start])), start
 
 
-def _check_cover(header: Mapping[str, Mapping[str, Any]], num_bytes: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the header says of a tensor: a type's name, sizes, first byte and the one behind the last."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _TYPES or len(self.data_offsets) != 2 or min(self.shape, default=0) < 0:
+            raise ValueError(f"is of {shown_value(self.dtype)}, {self.shape} at {self.data_offsets}")
+
+
+def _check_cover(entries: Mapping[str, _Entry], num_bytes: int) -> None:
     """Every byte belongs to exactly one tensor: a short file, a gap and an overlap are all refused."""
     reached = 0
-    for first, last in sorted(tuple(entry["data_offsets"]) for entry in header.values()):
+    for first, last in sorted(entry.data_offsets for entry in entries.values()):
         if first != reached or last < first:
-            raise ValueError(f"values at {first}, expected at {reached}")
+            raise Fault(f"has values at {first:,}, expected at {reached:,}")
         reached = last
     if reached != num_bytes:
-        raise ValueError(f"{num_bytes} bytes of values, expected {reached}")
+        raise Fault(f"holds {num_bytes:,} bytes of values, expected {reached:,}")
 
 
-def _tensor(entry: Mapping[str, Any], values: np.ndarray) -> Tensor:
-    dtype, shape = _TYPES[entry["dtype"]], [int(size) for size in entry["shape"]]
-    first, last = entry["data_offsets"]
-    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != last - first:
-        raise ValueError(f"shape {shape} of {entry['dtype']} in {last - first} bytes")
+def _tensor(entry: _Entry, values: np.ndarray) -> Tensor:
+    dtype, shape = _TYPES[entry.dtype], entry.shape
+    first, last = entry.data_offsets
+    if prod(shape) * dtype.itemsize != last - first:
+        raise Fault(f"gives shape {shape} of {entry.dtype} {last - first:,} bytes")
     if first == last:
         return torch.empty(shape, dtype=dtype)
     return torch.from_numpy(values[first:last].copy()).view(dtype).reshape(shape)

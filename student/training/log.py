@@ -14,7 +14,8 @@ from typing import Self
 from student.errors import StudentError
 from student.files import AppendedFile, write_text
 from student.training.event_file import EventFile
-from student.training.run_folder import LOG_NAME, METRICS_NAME
+from student.training.run_folder import LOG_NAME, METRICS_NAME, metric_lines
+from teacher_cache.common.small_files import is_there
 from teacher_cache.common.terminal import printable, say
 
 
@@ -79,13 +80,6 @@ class SilentLog(RunLog):
 
 def _keep_until(metrics: Path, step: int) -> None:
     """Drop what a killed run logged beyond its last checkpoint, a half-written last line included."""
-    if not metrics.is_file():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            break
-    write_text(metrics, "".join(kept))
+    if is_there(metrics):
+        kept = [line + "\n" for line, entry in metric_lines(metrics) if entry["step"] <= step]
+        write_text(metrics, "".join(kept))

@@ -19,6 +19,7 @@ from student.loss.objective import Objective
 from student.training.device import describe_device
 from student.training.run_folder import ANOTHER_RUN
 from teacher_cache.common.sizes import MEGABYTE
+from teacher_cache.common.small_files import read_text
 
 _KEY = "trainer.micro_batch_seconds"
 LossOf = Callable[[SpeechBatch, int], Objective]  # of a batch and its utterances
@@ -84,7 +85,7 @@ def high_water_megabytes() -> float:
     """
     status = Path("/proc/self/status")
     if status.is_file():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        (line,) = [line for line in read_text(status).splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024 / MEGABYTE
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE

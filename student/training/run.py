@@ -264,8 +264,7 @@ class Run:
             raise StudentError(
                 f"{self.job.units_model}: not the units that the run began with; start a new run"
             )
-        self.model.load_state_dict(dict(checkpoint.model))
-        self.optimisation.optimiser.load_state_dict(dict(checkpoint.optimiser))
+        self.optimisation.restore(checkpoint)
         self.step, self.epoch, self.step_in_epoch = (
             checkpoint.step,
             checkpoint.epoch,
@@ -275,10 +274,4 @@ class Run:
         self.measurements.go_on_from(self.step)
         self.bad_steps_in_row = checkpoint.bad_steps_in_row
         self.totals.update(checkpoint.totals)
-        if checkpoint.loss_scale:
-            self.optimisation.scaler.load_state_dict(dict(checkpoint.loss_scale))
-        self.optimisation.spikes.restore(checkpoint.spike_detector)
-        self.optimisation.balance.restore(checkpoint.branch_balance)
-        self.optimisation.clipping.restore(checkpoint.clipping)
-        self.optimisation.average.restore(checkpoint.average, checkpoint.averaged_steps)
         self.log.say(f"going on from step {self.step} of {self.config.trainer.max_steps}")

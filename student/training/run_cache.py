@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from student.errors import StudentError
-from student.files import write_json
+from student.files import FILES, write_json
 from student.training.run_folder import ANOTHER_RUN
+from teacher_cache.common.small_files import is_there
 from teacher_cache.store import Manifest
 from teacher_cache.store.provenance import CacheOrigin, origin_differences, origin_of
 
@@ -44,9 +44,6 @@ def require_same_cache(
 def _noted(run_dir: Path) -> CacheOrigin | None:
     """What `note_cache` wrote, None in an older run."""
     path = run_dir / CACHE_NAME
-    if not path.is_file():
+    if not is_there(path):
         return None
-    try:
-        return CacheOrigin.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError, AttributeError) as error:
-        raise StudentError(f"{path}: unreadable ({error}); delete it to go on with the run's cache") from None
+    return CacheOrigin.from_json(FILES.json(path, "delete it to go on with the run's cache"), str(path))

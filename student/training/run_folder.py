@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from student.errors import StudentError
-from student.files import disk_faults_told, write_json
+from student.files import FILES, disk_faults_told, write_json
+from teacher_cache.common.small_files import NoSuchFile, is_there, open_regular, parse_object, read_lines
+from teacher_cache.common.typed import Fault, convert
 
 FINAL_NAME, METRICS_NAME, LOG_NAME, RESULT_NAME = "final.pt", "metrics.jsonl", "log.txt", "result.json"
 _FOLDER, _BEST_NAME = "checkpoints", "best.json"
 _STEP_NAME = re.compile(r"step-(\d{8,})\.pt")
-_LOCK_NAME, _LOCK_TRIES, _LOCK_PAUSE_SECONDS = ".lock", 5, 0.02
+_METRIC_KINDS: dict[str, Any] = {"step": int, "kind": str}  # all others are figures
+_LOCK_NAME, _LOCK_TRIES, _LOCK_PAUSE_SECONDS, _SHOWN_OWNER_BYTES = ".lock", 5, 0.02, 40
 ANOTHER_RUN = "another --run-dir (RUN= of make)"  # what an error offers where a folder is taken
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """What best.json holds."""
+
+    step: int
+    dev_wer: float
 
 
 def step_path(run_dir: Path, step: int) -> Path:
@@ -37,10 +47,10 @@ def saved_steps(run_dir: Path) -> list[int]:
 def best_step(run_dir: Path) -> tuple[int, float] | None:
     """The step with the lowest dev WER so far and that WER, None before the first evaluation."""
     path = run_dir / _FOLDER / _BEST_NAME
-    if not path.is_file():
+    if not is_there(path):
         return None
-    best = json.loads(path.read_text(encoding="utf-8"))
-    return int(best["step"]), float(best["dev_wer"])
+    best = FILES.record(_Best, path, "delete it: the next evaluation writes it anew")
+    return best.step, best.dev_wer
 
 
 def mark_best(run_dir: Path, step: int, dev_wer: float) -> None:
@@ -51,7 +61,7 @@ def mark_best(run_dir: Path, step: int, dev_wer: float) -> None:
 def dev_rates(run_dir: Path, name: str = "wer") -> dict[int, float]:
     """Rates of the dev split by step, in the order of the evaluations; name : "wer" or "cer"."""
     return {
-        int(entry["step"]): float(entry[name])
+        entry["step"]: float(entry[name])
         for entry in metrics(run_dir)
         if entry["kind"] == "dev" and entry.get(name) is not None
     }
@@ -63,15 +73,39 @@ def dev_wers(run_dir: Path) -> dict[int, float]:
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Entries of metrics.jsonl, up to a half-written last line; none where the file is absent."""
-    path, entries = run_dir / METRICS_NAME, []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+    """Entries of metrics.jsonl, up to a half-written last line; none where the file is absent.
+
+    Each holds "step", an integer, "kind", a word, and figures by name, None where one was not finite.
+    Raises StudentError for a line that is none, unless nothing stands behind it.
+    """
+    path = run_dir / METRICS_NAME
+    return [entry for _, entry in metric_lines(path)] if is_there(path) else []
+
+
+def metric_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every whole line of metrics.jsonl as it stands there, and its entry; see `metrics`."""
+    fault, advice = "", "mend or delete that line, or the file: figures and early stop are read from it"
+    with FILES.faults_told(path, advice):
+        for number, line in read_lines(path):
+            if fault:
+                raise Fault(fault)
             try:
-                entries.append(dict(json.loads(line)))
-            except ValueError:
-                break
-    return entries
+                if isinstance(line, Fault):
+                    raise line
+                entry = _metrics_entry(line)
+            except Fault as found:
+                fault = f"line {number} {found}"  # of the last line no fault: its writer was killed
+            else:
+                yield line, entry
+
+
+def _metrics_entry(line: str) -> dict[str, Any]:
+    entry = parse_object(line)
+    for name, value in entry.items():
+        convert(_METRIC_KINDS.get(name, float | None), value, name)
+    if not entry.keys() >= _METRIC_KINDS.keys():
+        raise Fault("lacks step or kind")
+    return entry
 
 
 def best_saved_steps(run_dir: Path, count: int) -> list[int]:
@@ -159,9 +193,10 @@ class TrainingResult:
 def read_result(run_dir: Path) -> TrainingResult | None:
     """The result of a run that has ended, None while it has not."""
     path = run_dir / RESULT_NAME
-    if not path.is_file() or not (run_dir / FINAL_NAME).is_file():
+    if not is_there(path) or not is_there(run_dir / FINAL_NAME):
         return None
-    return TrainingResult(**json.loads(path.read_text(encoding="utf-8")) | {"already_finished": True})
+    result = FILES.record(TrainingResult, path, "delete it to train the run to its end again")
+    return replace(result, already_finished=True)
 
 
 def write_result(run_dir: Path, result: TrainingResult) -> None:
@@ -186,7 +221,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     with stream:
         if not _acquired(stream):
             stream.seek(0)
-            owner = stream.read().decode().strip() or "unknown"
+            owner = stream.read(_SHOWN_OWNER_BYTES).decode(errors="replace").strip() or "unknown"
             raise RunBusy(f"{run_dir}: process {owner} is training it; wait for it, or choose {ANOTHER_RUN}")
         with disk_faults_told(path):
             stream.truncate(0)
@@ -207,11 +242,13 @@ def _acquired(stream: BinaryIO) -> bool:
 
 def is_running(run_dir: Path) -> bool:
     """True while a process trains the run, on this machine or another that shares the file system."""
-    try:
-        with (run_dir / _LOCK_NAME).open(encoding="utf-8") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+    path = run_dir / _LOCK_NAME
+    with FILES.faults_told(path, "delete it where nothing trains the run"):
+        try:
+            with open_regular(path) as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except NoSuchFile:
+            pass
     return False

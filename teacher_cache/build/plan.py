@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from teacher_cache.common.differences import differences, phrases
-from teacher_cache.common.files import write_whole
+from teacher_cache.common.files import FILES, write_whole
+from teacher_cache.common.small_files import is_there
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES, Passage, TranscriptEntry, passages_of
@@ -80,15 +81,10 @@ class BuildPlan:
     def read(building: Path) -> BuildPlan | None:
         """The plan of an interrupted build; None where none was begun; CacheError for a damaged one."""
         path = building / PLAN
-        if not path.is_file():
+        if not is_there(path):
             return None
-        try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            return BuildPlan(**{**entry, "reused": tuple(entry["reused"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CacheError(
-                f"{path}: damaged plan ({error}); remove {building} and rerun `bert2ctc cache build`"
-            ) from None
+        advice = f"a damaged plan; remove {building} and rerun `bert2ctc cache build`"
+        return FILES.record(BuildPlan, path, advice)
 
     def differences(self, other: BuildPlan) -> list[str]:
         """Fields in which another plan differs, as "name mine -> theirs"."""

@@ -31,7 +31,7 @@ from teacher_cache.store.arrays import CacheArrays
 from teacher_cache.store.checked_cache import special_pieces
 from teacher_cache.store.layout import ROW_ARRAYS
 from teacher_cache.store.manifest import Receipt, read_manifest, read_receipts, remove_receipt
-from teacher_cache.store.root import NAMES, lock_path, write_name
+from teacher_cache.store.root import lock_path, names_by_meaning, write_name
 from teacher_cache.store.rows import decode
 from teacher_cache.store.verify import shard_fault
 from teacher_cache.store.writer import CacheWriter, publish
@@ -245,6 +245,5 @@ def _described(job: BuildJob, number: int) -> dict[str, Any]:
 
 def _name(request: BuildRequest, meaning: str) -> None:
     """Left alone where it is right already, so that a cache on a read-only mount can be used."""
-    name = request.root / NAMES / request.name
-    if not name.is_file() or name.read_text(encoding="utf-8").strip() != meaning:
+    if request.name not in names_by_meaning(request.root).get(meaning, []):
         write_name(request.root, request.name, meaning)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, durably; and JSON that is equal where its values are."""
+"""Files written whole or not at all, durably; JSON that is equal where its values are; `FILES` reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from teacher_cache.common.small_files import SmallFiles
 from teacher_cache.errors import CacheError
+
+FILES = SmallFiles(CacheError)
 
 
 @contextmanager
@@ -36,19 +39,24 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def disk_faults_told(path: Path, kinds: type[Exception] = OSError) -> Iterator[None]:
-    """CacheError that names `path` for every OSError of the block.
+def disk_faults_told(
+    path: Path,
+    kinds: type[Exception] | tuple[type[Exception], ...] = OSError,
+    told_as: type[Exception] = CacheError,
+) -> Iterator[None]:
+    """`told_as`, a package's exception, for every OSError of the block: a full disk, a quota, a mode.
 
     kinds : what the block raises for a disk's fault, where a library hides the OSError
     """
     try:
         yield
-    except CacheError:
+    except told_as:
         raise
     except kinds as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise CacheError(
-            f"{path}: cannot write ({reason}); see the disk's space and permissions, then try again"
+        raise told_as(
+            f"{path}: cannot be written ({reason}); free space or see its permissions, and run the same "
+            "command again; what was written before is whole"
         ) from error
 
 

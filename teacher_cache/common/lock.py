@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from teacher_cache.common.small_files import NoSuchFile, parse_object, read_text
 from teacher_cache.common.terminal import say as say_to_people
+from teacher_cache.common.typed import Fault, typed
 from teacher_cache.errors import CacheError
 
 GUARD = ".guard"
@@ -37,13 +39,13 @@ def process_start(pid: int) -> str:
     """When a process of this host started, "" where there is none; comparable, not readable."""
     if Path("/proc/self/stat").exists():
         try:
-            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (OSError, ValueError):
+            after_name = read_text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+        except Fault:
             return ""
         if after_name[0] in "ZX":  # ended, and not yet collected by its parent
             return ""
         boot = Path("/proc/sys/kernel/random/boot_id")
-        return f"{boot.read_text().strip() if boot.exists() else ''}:{after_name[19]}"
+        return f"{read_text(boot).strip() if boot.exists() else ''}:{after_name[19]}"
     shown = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
@@ -53,12 +55,12 @@ def process_start(pid: int) -> str:
 def read_owner(path: Path) -> LockOwner | None:
     """Who holds the lock; None where nobody does. CacheError for a file that names nobody."""
     try:
-        return LockOwner(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        return typed(LockOwner, parse_object(read_text(path)))
+    except NoSuchFile:
         return None
-    except (OSError, ValueError, TypeError):
+    except Fault as fault:
         raise CacheError(
-            f"{path} names no owner; delete it if no build runs, then rerun `bert2ctc cache build`"
+            f"{path} names no owner ({fault}); delete it if no build runs, then rerun `bert2ctc cache build`"
         ) from None
 
 

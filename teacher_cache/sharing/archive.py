@@ -17,6 +17,7 @@ from teacher_cache.errors import CacheError
 from teacher_cache.sharing.file_list import (
     CONTENTS,
     MAX_CONTENTS_BYTES,
+    MAX_FILE_BYTES,
     Contents,
     Count,
     Counting,
@@ -118,7 +119,8 @@ def _padding(size: int) -> int:
 def _read_contents(incoming: Incoming, source: str) -> Contents:
     header = incoming.exactly(tarfile.BLOCKSIZE)
     member = _member(header)
-    if member is None or member.name != CONTENTS or header != _header(CONTENTS, member.size):
+    is_contents = member is not None and member.name == CONTENTS and 0 <= member.size <= MAX_FILE_BYTES
+    if member is None or not is_contents or header != _header(CONTENTS, member.size):
         raise CacheError(
             f"{source}: no packed cache (it does not begin with {CONTENTS}); give a file that "
             "`cache pack` wrote"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from teacher_cache.common.files import canonical_json
+from teacher_cache.common.files import FILES, canonical_json
+from teacher_cache.common.small_files import as_text, parse_object
+from teacher_cache.common.typed import typed
 from teacher_cache.errors import CacheError
+from teacher_cache.settings import shown_value
 from teacher_cache.store.manifest import FINGERPRINT_CHARACTERS, read_manifest
 
 CONTENTS = "contents.json"
 CONTENTS_VERSION = 1
+MAX_FILE_BYTES = (8 << 30) - 1  # what the header of a tar can say; shards are a thousandth of it
 MAX_CONTENTS_BYTES = 64 << 20  # half a million files
 BLOCK_BYTES = 1 << 20
 
@@ -65,20 +68,16 @@ class Contents:
     @staticmethod
     def from_bytes(data: bytes, source: str) -> Contents:
         """The contents that `to_bytes` wrote; CacheError for anything else, and for foreign names."""
-        try:
-            entry = json.loads(data)
-            version = entry["contents_version"]
-            files = {name: FileFacts(**facts) for name, facts in sorted(entry["files"].items())}
-            contents = Contents(entry["fingerprint"], files)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise CacheError(
-                f"{source}: {CONTENTS} lists no cache; fetch it again, or ask its sender to send it again"
-            ) from None
-        if version != CONTENTS_VERSION:
-            raise CacheError(
-                f"{source}: contents version {version}, this code reads {CONTENTS_VERSION}; install the "
-                "version of bert2ctc that wrote it"
-            )
+        advice = f"{CONTENTS} lists no cache; fetch it again, or ask its sender to send it again"
+        with FILES.faults_told(source, advice):
+            entry = parse_object(as_text(data))
+            if (version := entry.pop("contents_version", None)) != CONTENTS_VERSION:
+                raise CacheError(
+                    f"{source}: contents version {shown_value(version)}, this code reads {CONTENTS_VERSION}; "
+                    "install the version of bert2ctc that wrote it"
+                )
+            contents = typed(Contents, entry)
+        contents = replace(contents, files=dict(sorted(contents.files.items())))
         fault = _fault_of(contents)
         if not fault and contents.to_bytes() != data:
             fault = "is not as it was written"
@@ -132,13 +131,11 @@ def blocks_of(file: Path) -> Iterator[bytes]:
 
 def _fault_of(contents: Contents) -> str:
     """What no list of ours says, in words; "" for a sound list."""
-    if not isinstance(contents.fingerprint, str) or not _FINGERPRINT.fullmatch(contents.fingerprint):
-        return f"names {contents.fingerprint!r} instead of a fingerprint"
+    if not _FINGERPRINT.fullmatch(contents.fingerprint):
+        return f"names {shown_value(contents.fingerprint)} instead of a fingerprint"
     for name, facts in contents.files.items():
         if not _FILE.fullmatch(name):
-            return f"lists {name!r}, which is no file of a cache"
-        is_size = isinstance(facts.bytes, int) and not isinstance(facts.bytes, bool) and facts.bytes >= 0
-        is_hash = isinstance(facts.sha256, str) and _SHA256.fullmatch(facts.sha256)
-        if not is_size or not is_hash:
+            return f"lists {shown_value(name)}, which is no file of a cache"
+        if not 0 <= facts.bytes <= MAX_FILE_BYTES or not _SHA256.fullmatch(facts.sha256):
             return f"gives {name!r} no size and sha256"
     return "" if "manifest.json" in contents.files else "lists no manifest.json"

@@ -4,6 +4,7 @@ from teacher_cache.store.manifest import Manifest, Recipe, read_manifest
 from teacher_cache.store.reader import TeacherCacheReader, TeacherTargets
 from teacher_cache.store.root import (
     collect_garbage,
+    damaged_names,
     describe,
     list_caches,
     remove_cache,
@@ -18,6 +19,7 @@ __all__ = [
     "TeacherCacheReader",
     "TeacherTargets",
     "collect_garbage",
+    "damaged_names",
     "describe",
     "list_caches",
     "read_manifest",

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.common.differences import differences, phrases, shown
-from teacher_cache.common.files import canonical_json, sha256_of, write_whole
+from teacher_cache.common.files import FILES, canonical_json, sha256_of, write_whole
+from teacher_cache.common.small_files import is_there
+from teacher_cache.common.typed import typed
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
+from teacher_cache.settings import shown_value
 from teacher_cache.store.layout import Layout
 
 FORMAT_VERSION = 1
@@ -24,6 +27,7 @@ LABEL_VERSION = 1  # raise it whenever this code changes a stored value beyond t
 FINGERPRINT_CHARACTERS = 32
 MANIFEST = "manifest.json"
 RECEIPTS = "receipts"
+_AGAIN = "fetch or build the cache again with `bert2ctc cache build`"
 
 SPECIAL_TOKEN_POLICY = (
     "left, text and right are one text within the tokenizer's own frame, every word behind a space; "
@@ -152,7 +156,7 @@ class Manifest:
         version = entry.get("format_version")
         if version != FORMAT_VERSION:
             raise CacheError(
-                f"{source}: format {version}, this code reads {FORMAT_VERSION}; rebuild with "
+                f"{source}: format {shown_value(version)}, this code reads {FORMAT_VERSION}; rebuild with "
                 "`bert2ctc cache build`"
             )
         if entry.pop("sha256", "") != sha256_of(canonical_json(entry)):
@@ -160,23 +164,8 @@ class Manifest:
                 f"{source}: changed since it was written; fetch or build the cache again with "
                 "`bert2ctc cache build`"
             )
-        try:
-            recipe, layout = dict(entry["recipe"]), dict(entry["layout"])
-            recipe["temperatures"] = tuple(recipe["temperatures"])
-            layout["temperatures"] = tuple(layout["temperatures"])
-            parts: dict[str, Any] = {
-                **entry,
-                "recipe": Recipe(**recipe),
-                "teacher": TeacherIdentity(**entry["teacher"]),
-                "layout": Layout(**layout),
-                "receipts": tuple(Receipt(**receipt) for receipt in entry["receipts"]),
-            }
-            manifest = Manifest(**parts)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CacheError(
-                f"{source}: not a cache manifest ({error!r}); fetch or build the cache again with "
-                "`bert2ctc cache build`"
-            ) from None
+        with FILES.faults_told(source, f"not a cache manifest; {_AGAIN}"):
+            manifest = typed(Manifest, entry)
         found = fingerprint_of(manifest.recipe, manifest.contents_sha256)
         if found != manifest.fingerprint:
             raise CacheError(
@@ -245,12 +234,7 @@ def read_receipts(folder: Path) -> dict[int, Receipt]:
     """Shard -> receipt of a build; CacheError for a damaged one."""
     receipts = {}
     for path in (folder / RECEIPTS).glob("*.json"):
-        try:
-            receipt = Receipt(**_read(path))
-        except TypeError as error:
-            raise CacheError(
-                f"{path}: not a receipt ({error}); delete it and rerun `bert2ctc cache build`"
-            ) from None
+        receipt = FILES.record(Receipt, path, "not a receipt; delete it and rerun `bert2ctc cache build`")
         receipts[receipt.shard] = receipt
     return dict(sorted(receipts.items()))
 
@@ -261,11 +245,11 @@ def read_manifest(folder: Path) -> Manifest:
     A folder that is named like a fingerprint holds the cache of that fingerprint or none.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not is_there(path):
         raise CacheError(
             f"{folder}: no {MANIFEST}, so no finished cache; make one with `bert2ctc cache build`"
         )
-    manifest = Manifest.from_json(_read(path), source=str(path))
+    manifest = Manifest.from_json(FILES.json(path, _AGAIN), source=str(path))
     name = folder.absolute().name
     if is_fingerprint(name) and name != manifest.fingerprint:
         raise CacheError(
@@ -283,17 +267,3 @@ def is_fingerprint(name: str) -> bool:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, the last file of a cache."""
     write_whole(folder / MANIFEST, json.dumps(manifest.to_json(), indent=1) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CacheError(
-            f"{path}: unreadable ({error}); fetch or build the cache again with `bert2ctc cache build`"
-        ) from None
-    if not isinstance(entry, dict):
-        raise CacheError(
-            f"{path}: not a JSON object; fetch or build the cache again with `bert2ctc cache build`"
-        )
-    return entry

@@ -19,6 +19,8 @@ import numpy as np
 
 from teacher_cache.common.files import whole_file
 from teacher_cache.common.lock import alone
+from teacher_cache.common.small_files import as_text, open_regular, parse_json
+from teacher_cache.common.typed import Fault
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.store.checked_cache import CheckedCache
@@ -139,13 +141,13 @@ def _is_sound(path: Path, manifest: Manifest, view: View) -> bool:
     """True where the file is this view's map of this manifest, byte for byte as it was written."""
     if not path.is_file() or path.stat().st_size != MapSections.of(manifest.layout, view).num_bytes:
         return False
-    with path.open("rb") as stream:
-        try:
-            header: Any = json.loads(stream.read(HEADER_BYTES))
-        except ValueError:
-            return False
-        expected = {**_identity(manifest, view), "sha256": _sha256_behind_header(stream)}
-        return bool(header == expected)
+    try:
+        with open_regular(path) as stream:
+            header = parse_json(as_text(stream.read(HEADER_BYTES)))
+            expected = {**_identity(manifest, view), "sha256": _sha256_behind_header(stream)}
+            return bool(header == expected)
+    except Fault:
+        return False
 
 
 def _identity(manifest: Manifest, view: View) -> dict[str, Any]:

@@ -7,15 +7,15 @@ zarr knows: one of its codecs unpickles.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from teacher_cache.common.files import FILES
+from teacher_cache.common.small_files import as_text, parse_object, read_bytes
+from teacher_cache.common.typed import Fault
 from teacher_cache.store.layout import (
     ROW_ARRAYS,
     TABLE_ARRAYS,
@@ -38,8 +38,10 @@ _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"nam
 
 
 def metadata_sha256(path: Path) -> dict[str, str]:
-    """Path of every zarr.json -> sha256 of its bytes, hexadecimal. Raises OSError where one is absent."""
-    return {name: hashlib.sha256(_bytes_of(path / name)).hexdigest() for name in METADATA_FILES}
+    """Path of every zarr.json -> sha256 of its bytes, hexadecimal. Raises CacheError where one is absent."""
+    advice = "build the cache again with `bert2ctc cache build`"
+    files = {name: FILES.bytes(path / name, advice, MAX_METADATA_BYTES) for name in METADATA_FILES}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def metadata_faults(path: Path, layout: Layout, vouched: Mapping[str, str]) -> list[str]:
@@ -52,13 +54,10 @@ def metadata_faults(path: Path, layout: Layout, vouched: Mapping[str, str]) -> l
     for name in METADATA_FILES:
         array = name.rpartition("/")[0]
         try:
-            content = _bytes_of(path / name)
-            entry = json.loads(content)
-            if not isinstance(entry, dict):
-                raise ValueError("not a JSON object")
-        except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            faults.append(f"{path}: cannot open {array or 'its Zarr group'} ({reason})")
+            content = read_bytes(path / name, MAX_METADATA_BYTES)
+            entry = parse_object(as_text(content))
+        except Fault as error:
+            faults.append(f"{path}: cannot open {array or 'its Zarr group'} ({METADATA} {error})")
             continue
         if array in ("", *GROUPS):
             fault = _group_fault(entry)
@@ -74,21 +73,10 @@ def metadata_faults(path: Path, layout: Layout, vouched: Mapping[str, str]) -> l
 def vocabulary_bytes(path: Path) -> int:
     """The length of `vocabulary/utf8`, which no layout gives; 0 where nothing says it."""
     try:
-        return int(json.loads(_bytes_of(path / VOCABULARY_BYTES / METADATA))["shape"][0])
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
+        content = read_bytes(path / VOCABULARY_BYTES / METADATA, MAX_METADATA_BYTES)
+        return int(parse_object(as_text(content))["shape"][0])
+    except (ValueError, KeyError, IndexError, TypeError):  # a Fault is a ValueError
         return 0
-
-
-def _bytes_of(path: Path) -> bytes:
-    """The bytes of a regular file of at most MAX_METADATA_BYTES; OSError for anything else."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(0, "not a regular file")
-        content = stream.read(MAX_METADATA_BYTES + 1)
-    if len(content) > MAX_METADATA_BYTES:
-        raise OSError(0, f"more than {MAX_METADATA_BYTES:,} bytes")
-    return content
 
 
 def _group_fault(entry: Mapping[str, Any]) -> str:

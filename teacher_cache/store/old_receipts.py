@@ -13,6 +13,8 @@ from typing import Any
 from teacher_cache.common.files import canonical_json, sha256_of, write_whole
 from teacher_cache.common.lock import alone
 from teacher_cache.common.progress import progress
+from teacher_cache.common.small_files import parse_object, read_text
+from teacher_cache.common.typed import Fault
 from teacher_cache.errors import CacheError
 from teacher_cache.store.checked_cache import CheckedCache, ColumnDigests
 from teacher_cache.store.rows import columns_sha256
@@ -61,13 +63,11 @@ def _found(cache: CheckedCache) -> list[ColumnDigests]:
 
 def _noted(path: Path, cache: CheckedCache) -> list[ColumnDigests] | None:
     """What an earlier run noted of this very cache; None where there is nothing whole."""
-    if not path.is_file() or path.stat().st_size > MAX_NOTE_BYTES:
-        return None
     try:
-        entry: Any = json.loads(path.read_bytes())
+        entry = parse_object(read_text(path, MAX_NOTE_BYTES))
         found: list[ColumnDigests] = entry["columns_sha256"]
         is_whole = entry.pop("sha256") == sha256_of(canonical_json(entry))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (KeyError, Fault):
         return None
     return found if is_whole and entry == {**_identity(cache), "columns_sha256": found} else None
 

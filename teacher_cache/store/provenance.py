@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from teacher_cache.common.differences import differences, listed, phrases, shown
-from teacher_cache.errors import CacheError
+from teacher_cache.common.files import FILES
+from teacher_cache.common.typed import typed
 from teacher_cache.store.manifest import Manifest
 
 _FILES = "teacher_files_sha256"
@@ -37,12 +38,8 @@ class CacheOrigin:
     @staticmethod
     def from_json(entry: Mapping[str, Any], source: str) -> CacheOrigin:
         """The origin of a JSON object; CacheError that names `source` where it is none."""
-        try:
-            return CacheOrigin(**{**entry, "recipe": dict(entry["recipe"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise CacheError(
-                f"{source}: names no cache ({error!r}); delete it to go on with the run's own cache"
-            ) from None
+        with FILES.faults_told(source, "names no cache; delete it to go on with the run's own cache"):
+            return typed(CacheOrigin, entry)
 
 
 def origin_of(manifest: Manifest) -> CacheOrigin:

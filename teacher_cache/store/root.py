@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from teacher_cache.common.files import write_whole
+from teacher_cache.common.files import FILES, write_whole
 from teacher_cache.common.lock import GUARD, BuildLock, read_owner
-from teacher_cache.common.names import NAME_RULE, is_name
+from teacher_cache.common.small_files import is_there
 from teacher_cache.errors import CacheError
+from teacher_cache.settings import NAME_RULE, is_name, shown_value
 from teacher_cache.store.manifest import MANIFEST, Manifest, is_fingerprint, read_manifest
 
 BUILDING = ".building"
 NAMES = "names"
 REMOVED_SUFFIX = ".removed"
+MAX_NAME_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def lock_path(root: Path, fingerprint: str) -> Path:
 def require_name(name: str) -> None:
     """CacheError where this cannot name a cache: to be asked before any work that the name is for."""
     if not is_name(name):
-        raise CacheError(f"{name!r} cannot name a cache; a name is {NAME_RULE}")
+        raise CacheError(f"{shown_value(name)} cannot name a cache; a name is {NAME_RULE}")
 
 
 def write_name(root: Path, name: str, fingerprint: str) -> None:
@@ -62,10 +65,10 @@ def resolve(root: Path, reference: str) -> Path:
 
     Raises CacheError that lists what there is.
     """
-    if (Path(reference) / MANIFEST).is_file():
+    if os.path.isfile(Path(reference) / MANIFEST):  # False for what can be no name, too
         return Path(reference)
     name = root / NAMES / reference
-    named = name.read_text(encoding="utf-8").strip() if _is_plain(reference) and name.is_file() else ""
+    named = _meaning(name) if _is_plain(reference) and is_there(name) else ""
     found = [path for path in _published(root) if path.name.startswith(named or reference)]
     if len(found) == 1:
         return found[0]
@@ -80,12 +83,11 @@ def resolve(root: Path, reference: str) -> Path:
 
 
 def list_caches(root: Path) -> list[CacheEntry]:
-    """Every published cache below `root`, by fingerprint; damaged ones too."""
-    names: dict[str, list[str]] = {}
-    for path in sorted((root / NAMES).glob("*")):
-        if not path.name.endswith(".partial"):
-            names.setdefault(path.read_text(encoding="utf-8").strip(), []).append(path.name)
-    entries = []
+    """Every published cache below `root`, by fingerprint; damaged ones too.
+
+    A name that cannot be read is no name of a cache: `damaged_names` tells of those.
+    """
+    names, entries = names_by_meaning(root), []
     for path in _published(root):
         manifest, fault = None, ""
         try:
@@ -94,6 +96,26 @@ def list_caches(root: Path) -> list[CacheEntry]:
             fault = str(error)
         entries.append(CacheEntry(path, tuple(names.get(path.name, ())), _num_bytes(path), manifest, fault))
     return entries
+
+
+def names_by_meaning(root: Path) -> dict[str, list[str]]:
+    """Fingerprint -> the names that stand for it, sorted; names that cannot be read are left out."""
+    names: dict[str, list[str]] = {}
+    for path in _names(root):
+        with suppress(CacheError):
+            names.setdefault(_meaning(path), []).append(path.name)
+    return names
+
+
+def damaged_names(root: Path) -> list[str]:
+    """One line for each file among the names that names no cache, whatever it is."""
+    faults = []
+    for path in _names(root):
+        try:
+            _meaning(path)
+        except CacheError as error:
+            faults.append(str(error))
+    return faults
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -137,9 +159,8 @@ def remove_cache(root: Path, reference: str) -> Path:
         held = ", ".join(path.name for path in (found or _published(root))) or "none"
         raise CacheError(f"{reference!r} is not the fingerprint of one cache below {root} ({held})")
     path = found[0]
-    for name in (root / NAMES).glob("*"):
-        if name.read_text(encoding="utf-8").strip() == path.name:
-            name.unlink()
+    for name in names_by_meaning(root).get(path.name, []):
+        (root / NAMES / name).unlink()
     # Renamed first: a deletion that is killed leaves a leftover, never half a cache.
     removed = root / BUILDING / f"{path.name}.{os.getpid()}{REMOVED_SUFFIX}"
     removed.parent.mkdir(exist_ok=True)
@@ -177,7 +198,20 @@ def _is_abandoned(lock: Path) -> bool:
 
 
 def _is_plain(reference: str) -> bool:
-    return reference == Path(reference).name
+    return bool(reference) and reference == Path(reference).name and "\0" not in reference
+
+
+def _names(root: Path) -> list[Path]:
+    return sorted(path for path in (root / NAMES).glob("*") if not path.name.endswith(".partial"))
+
+
+def _meaning(name: Path) -> str:
+    """The fingerprint that a name stands for; CacheError where its file holds none."""
+    advice = "no name of a cache; delete it, or name the cache anew with `bert2ctc cache build`"
+    text = FILES.text(name, advice, limit=MAX_NAME_BYTES).strip()
+    if not is_fingerprint(text):
+        raise CacheError(f"{name}: holds {shown_value(text)}; {advice}")
+    return text
 
 
 def _published(root: Path) -> list[Path]:

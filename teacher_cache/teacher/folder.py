@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from teacher_cache.common.files import disk_faults_told, publish_folder, write_json
+from teacher_cache.common.files import FILES, disk_faults_told, publish_folder, write_json
 from teacher_cache.common.sizes import megabytes
+from teacher_cache.common.small_files import is_there
 from teacher_cache.common.terminal import say
 from teacher_cache.config import TeacherConfig
 from teacher_cache.errors import CacheError
@@ -56,16 +56,15 @@ def is_fetched(note: Mapping[str, Any], teacher: TeacherConfig) -> bool:
 def read_note(folder: Path) -> dict[str, Any] | None:
     """What `write_teacher` or `resolve_teacher` noted in a teacher's folder; None where there is no note."""
     path = folder / TEACHER_NOTE
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, TypeError, ValueError) as error:
-        raise CacheError(f"{path}: damaged ({error}); move {folder} away and start again") from None
+    return FILES.json(path, f"move {folder} away and start again") if is_there(path) else None
 
 
 def write_teacher(folder: Path, model: Any, tokenizer: Any, note: Mapping[str, Any]) -> None:
-    """Save model (safetensors), tokenizer and note, and rename the folder into place whole."""
+    """Save model (safetensors), tokenizer and note, and rename the folder into place whole.
+
+    Raises CacheError where the disk refuses, and for weights that are not finite.
+    """
+    _require_finite(folder, model)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that died; the caller's lock keeps others out
     with disk_faults_told(folder, kinds=Exception):  # safetensors and tokenizers raise their own
@@ -73,6 +72,14 @@ def write_teacher(folder: Path, model: Any, tokenizer: Any, note: Mapping[str, A
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
     _publish(partial, folder, note)
+
+
+def _require_finite(folder: Path, model: Any) -> None:
+    for name, weights in model.state_dict().items():
+        if weights.is_floating_point() and not bool(weights.isfinite().all()):
+            raise CacheError(
+                f"{folder}: not saved: {name} holds NaN or infinity; lower [teacher_training] learning_rate"
+            )
 
 
 def _publish(partial: Path, folder: Path, note: Mapping[str, Any]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from teacher_cache.common.differences import differences, listed
-from teacher_cache.common.files import file_sha256
+from teacher_cache.common.files import FILES, file_sha256
+from teacher_cache.common.small_files import is_there
 from teacher_cache.errors import CacheError
+from teacher_cache.settings import shown_value
 from teacher_cache.store.manifest import TeacherIdentity
 
 NAMED_FILES = 3
@@ -38,7 +39,7 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
     CacheError where it names the files and the folder has others.
     """
     config = _read_json(folder / "config.json")
-    note = _read_json(folder / TEACHER_NOTE) if (folder / TEACHER_NOTE).is_file() else {}
+    note = _read_json(folder / TEACHER_NOTE) if is_there(folder / TEACHER_NOTE) else {}
     if not any(folder.glob("*.safetensors")):
         raise CacheError(
             f"{folder}: no *.safetensors weights; save the model again with "
@@ -46,7 +47,7 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
         )
     vocab_size, max_tokens = _sizes_in(folder, config)
     digests = hashed_files(folder)
-    others = list(differences(note.get("files_sha256") or digests, digests))
+    others = list(differences(_table(note, "files_sha256", folder) or digests, digests))
     if others:
         raise CacheError(
             f"{folder}: {listed(others, NAMED_FILES, ', ')} changed since {TEACHER_NOTE} was written; "
@@ -60,9 +61,9 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
         files_sha256=digests,
         vocab_size=vocab_size,
         max_tokens=max_tokens,
-        normaliser=dict(note.get("normaliser") or {}),
+        normaliser=_table(note, "normaliser", folder),
         requested_revision=str(note.get("requested_revision") or ""),
-        training=dict(note.get("recipe") or {}),
+        training=_table(note, "recipe", folder),
     )
 
 
@@ -70,6 +71,15 @@ def hashed_files(folder: Path) -> dict[str, str]:
     """Name -> hexadecimal sha256 of every file of a folder that can decide a label."""
     files = sorted({path for pattern in HASHED_FILES for path in folder.glob(pattern)})
     return {path.name: file_sha256(path) for path in files}
+
+
+def _table(note: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
+    value = note.get(key) or {}
+    if not isinstance(value, dict):
+        raise CacheError(
+            f"{folder / TEACHER_NOTE}: {key} {shown_value(value)} is no table; restore the teacher's folder"
+        )
+    return value
 
 
 def model_sizes(folder: Path) -> tuple[int, int]:
@@ -93,15 +103,9 @@ def _sizes_in(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not is_there(path):
         raise CacheError(
             f"{path}: no such file; train a teacher with `bert2ctc teacher train`, or name a folder "
             "under [teacher] model"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{path}: unreadable ({error}); restore the teacher's folder") from None
-    if not isinstance(entry, dict):
-        raise CacheError(f"{path}: not a JSON object; restore the teacher's folder")
-    return entry
+        )
+    return FILES.json(path, "restore the teacher's folder")

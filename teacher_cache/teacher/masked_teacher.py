@@ -157,8 +157,8 @@ def _load_model(folder: Path) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # damaged files make the library raise anything; it runs no code of theirs
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CacheError(
             f"{folder}: not a masked language model in safetensors ({reason}); name another under [teacher]"
         ) from error

@@ -226,8 +226,8 @@ def _load_backend(folder: Path) -> Any:
 
     try:
         backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # damaged files make the library raise anything; it runs no code of theirs
+        reason = " ".join(str(error).split())[:SHOWN_CHARACTERS] or type(error).__name__
         raise CacheError(
             f"{folder}: its tokenizer cannot be read ({reason}); save tokenizer.json beside the weights"
         ) from error

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from teacher_cache.common.differences import differences
-from teacher_cache.common.files import file_sha256
+from teacher_cache.common.files import FILES, canonical_json, file_sha256
+from teacher_cache.common.small_files import parse_object
+from teacher_cache.common.typed import typed
 from teacher_cache.config import TeacherConfig, TeacherTrainingConfig
 from teacher_cache.errors import CacheError
-from teacher_cache.teacher.identity import identify_teacher
+from teacher_cache.teacher.identity import TEACHER_NOTE, identify_teacher
 from teacher_cache.teacher_training.text import SentenceCounts
 
 HELD_OUT_SENTENCES = 1024  # that figures are taken on
@@ -104,7 +105,7 @@ def training_recipe(request: TeacherTrainingRequest, *, may_lack_files: bool = F
         "normaliser": dict(request.normaliser),
         "transcripts_sha256": hashlib.sha256(transcripts.encode()).hexdigest(),
     }
-    return dict(json.loads(json.dumps(recipe)))
+    return parse_object(canonical_json(recipe))
 
 
 def recipe_differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -124,18 +125,8 @@ def recipe_differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> di
 
 
 def result_from_note(folder: Path, note: Mapping[str, Any], *, reused: bool) -> TeacherTrainingResult:
-    """The result that a teacher's note tells of."""
-    transcripts = note["on_transcripts"]
-    return TeacherTrainingResult(
-        folder=folder,
-        reused=reused,
-        before=HeldOutFigures(**note["before"]),
-        after=HeldOutFigures(**note["after"]),
-        on_transcripts=HeldOutFigures(**transcripts) if transcripts else None,
-        sentences=SentenceCounts(**note["sentences"]),
-        num_trained=note["num_trained"],
-        seconds=note["seconds"],
-        tokens_per_second=note["tokens_per_second"],
-        precision=note["precision"],
-        resumed_step=note["resumed_step"],
-    )
+    """The result that a teacher's note tells of. Raises CacheError where it tells of none."""
+    told = {field.name for field in fields(TeacherTrainingResult)} & note.keys()
+    entry = {**{name: note[name] for name in told}, "folder": folder, "reused": reused}
+    with FILES.faults_told(folder / TEACHER_NOTE, f"move {folder} away and start again"):
+        return typed(TeacherTrainingResult, entry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from teacher_cache.common.cores import num_cores
-from teacher_cache.common.files import disk_faults_told, publish_folder, write_json
+from teacher_cache.common.files import FILES, disk_faults_told, publish_folder, write_json
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher_training.request import HELD_OUT_SENTENCES, TeacherTrainingRequest
@@ -113,7 +112,7 @@ def prepare_material(request: TeacherTrainingRequest, base: Path | None, folder:
         TokenTable.load(folder, "training"),
         TokenTable.load(folder, "held_out"),
         TokenTable.load(folder, "transcripts"),
-        SentenceCounts(**json.loads((folder / "sentences.json").read_text(encoding="utf-8"))),
+        FILES.record(SentenceCounts, folder / "sentences.json", f"delete {folder} and run again"),
     )
 
 

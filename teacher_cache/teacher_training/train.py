@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from teacher_cache.common.differences import differences, listed, phrases
-from teacher_cache.common.files import write_json
+from teacher_cache.common.files import FILES, write_json
 from teacher_cache.common.lock import BuildLock
 from teacher_cache.common.progress import progress
 from teacher_cache.config import TeacherTrainingConfig
@@ -184,4 +184,4 @@ def _once(path: Path, make: Callable[[], Any]) -> Any:
     """What `path` holds, made at the first call: training loses the figures of the untrained model."""
     if not path.is_file():
         write_json(path, make())
-    return json.loads(path.read_text(encoding="utf-8"))
+    return FILES.json(path, "delete it and run again")

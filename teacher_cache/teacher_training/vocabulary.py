@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.common.files import FILES
 from teacher_cache.errors import CacheError
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -33,7 +34,7 @@ def make_tokenizer(kind: str, size: int, path: Path | None, sentences: Sequence[
 def _read_vocabulary(path: Path) -> list[str]:
     if not path.is_file():
         raise CacheError(f"{path}: no such vocabulary; put it there, or set vocabulary to 'wordpiece'")
-    pieces = path.read_text(encoding="utf-8").splitlines()
+    pieces = [piece for _, piece in FILES.lines(path, "give a WordPiece vocabulary, a piece a line")]
     lacking = [piece for piece in SPECIAL_PIECES if piece not in pieces]
     if lacking:
         raise CacheError(f"{path}: lacks {', '.join(lacking)}; give a WordPiece vocabulary, a piece a line")

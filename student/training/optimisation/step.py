@@ -15,9 +15,11 @@ from student.data.dataset import SpeechBatch
 from student.data.loaded_steps import LoadedStep
 from student.data.phase import phase_at
 from student.data.training_data import Split
+from student.errors import StudentError
 from student.loss.objective import Objective, combine, compute_objective, objective_weights
 from student.model.dropout import dropout_seed
 from student.model.student_model import Bert2CTC
+from student.training.checkpoint import Checkpoint
 from student.training.device import Precision
 from student.training.distributed import Ranks
 from student.training.memory import memory_advice
@@ -27,6 +29,8 @@ from student.training.optimisation.gradient_probe import GradientProbe
 from student.training.optimisation.optimiser import build_optimiser, learning_rate
 from student.training.optimisation.spike_detection import SpikeDetector
 from student.training.optimisation.weight_average import WeightAverage
+
+_SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,28 @@ class Optimisation:
         self.average = WeightAverage(model, config.trainer.average_decay)
         self.balance = BranchBalance(config)
         self.probe = GradientProbe(model, train, config, self._objective_of)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint's weights and states. Raises StudentError where they do not fit."""
+        try:
+            self.model.load_state_dict(dict(checkpoint.model))
+            self.optimiser.load_state_dict(dict(checkpoint.optimiser))
+            for parameter, state in self.optimiser.state.items():
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                        raise ValueError(f"{name} of shape {tuple(value.shape)} for {tuple(parameter.shape)}")
+            if checkpoint.loss_scale:
+                self.scaler.load_state_dict(dict(checkpoint.loss_scale))
+            self.spikes.restore(checkpoint.spike_detector)
+            self.balance.restore(checkpoint.branch_balance)
+            self.clipping.restore(checkpoint.clipping)
+            self.average.restore(checkpoint.average, checkpoint.averaged_steps)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
+            raise StudentError(
+                f"the checkpoint of step {checkpoint.step} does not fit this model and optimiser ({reason}); "
+                "delete it to go on from an earlier one"
+            ) from None
 
     def take(self, loaded: LoadedStep, number: int) -> StepOutcome:
         """One step over all ranks; the weights stay where its loss or gradient is no number, or exploded.

@@ -12,9 +12,9 @@ from synthetic_cache import make, passages_named, plan_of
 
 from pipeline.cli import main
 from teacher_cache.build.request import BuildJob, BuildRequest
-from teacher_cache.common.names import is_name
 from teacher_cache.config import BuildConfig, CacheConfig
 from teacher_cache.errors import CacheError
+from teacher_cache.settings import is_name
 from teacher_cache.sharing.archive import pack_cache
 from teacher_cache.store import list_caches, write_name
 
