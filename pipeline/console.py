@@ -84,10 +84,14 @@ def _finite(value: Any) -> Any:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table of texts as they stand; the first column to the left, the others to the right."""
+    """A plain table of texts as they stand; the first column to the left, the others to the right.
+
+    columns : their names, which may have several lines: they are ours, cells may be anybody's
+    """
     made = Table(title=Text(printable(title)), title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        made.add_column(Text(printable(column)), justify="left" if index == 0 else "right", no_wrap=True)
+        name = Text("\n".join(map(printable, column.split("\n"))))
+        made.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         made.add_row(*(Text(printable(cell)) for cell in row))
     return made

@@ -83,7 +83,7 @@ def test_a_run_is_scored_from_its_trn_files(tmp_path: Path) -> None:
     assert figures["homophone_error_rate"] == {"seen": 0.0, "teacher_only": 1.0}
     assert figures["homophone_partner_rate"] == {"seen": 0.0, "teacher_only": 0.0}
     assert figures["homophone_sites"] == {"seen": 1, "teacher_only": 1}
-    with pytest.raises(PipelineError, match="bert2ctc evaluate"):
+    with pytest.raises(PipelineError, match="evaluate this run"):
         score_run(tmp_path / "run", "dev", tmp_path)
 
 

@@ -144,7 +144,9 @@ def test_an_export_leaves_nothing_behind(tmp_path: Path) -> None:
     config, units_model = StudentConfig(), tmp_path / "units.model"
     units, _ = train_units(["a sea of words"], units_model, 12)
     state = Bert2CTC(config, units.size, None).state_dict()
-    checkpoint = replace(checkpoint_of(), config=config, model=state, units_model=units.model_bytes)
+    checkpoint = replace(
+        checkpoint_of(), config=config, model=state, average={}, units_model=units.model_bytes
+    )
     save_checkpoint(tmp_path / "run" / "final.pt", checkpoint)
     with pytest.raises(StudentError, match=r"model: cannot be written"), files_no_larger_than(100_000):
         export_model(tmp_path / "run", tmp_path / "exports" / "model")

@@ -295,7 +295,9 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(road: Road) -> None:
         [{name: value for name, value in entry.items() if name not in timed} for entry in metrics(run)]
         for run in (killed, whole)
     ]
-    assert figures[0] == figures[1] and len(figures[0]) == 30 + 7 + 1 + 1  # train, dev, last dev, gradient
+    assert (
+        figures[0] == figures[1] and len(figures[0]) == 30 + 7 + 1 + 2
+    )  # train, dev, last dev, first and last gradients
     one, other = (load_checkpoint(run / "final.pt").model for run in (killed, whole))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert not list(killed.rglob("*.partial"))
