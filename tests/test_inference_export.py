@@ -227,7 +227,9 @@ def test_weights_that_are_not_finite_are_never_exported(tmp_path: Path) -> None:
     config, units_model = StudentConfig(), tmp_path / "units.model"
     units, _ = train_units(["a sea of words"], units_model, 12)
     state = Bert2CTC(config, units.size, None).state_dict()
-    checkpoint = replace(checkpoint_of(), config=config, model=state, units_model=units.model_bytes)
+    checkpoint = replace(
+        checkpoint_of(), config=config, model=state, average={}, units_model=units.model_bytes
+    )
     save_checkpoint(tmp_path / "final.pt", checkpoint)
     content = torch.load(tmp_path / "final.pt", weights_only=True)
     content["model"]["ctc_head.weight"][0, 0] = float("nan")  # as another program may have left it

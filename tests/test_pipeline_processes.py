@@ -35,6 +35,7 @@ def stand_in(path: Path, script: str) -> str:
 def test_only_the_code_for_starting_again_is_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, code: int
 ) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     monkeypatch.setattr(commands.sys, "executable", stand_in(tmp_path / "python", ending))
     with pytest.raises(CommandFailed, match="ended with code") as caught:
         run_command("train", "demo")

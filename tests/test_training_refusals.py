@@ -72,7 +72,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
 
 
 def test_steps_that_keep_failing_end_the_run_with_advice(job: TrainingJob, tmp_path: Path) -> None:
-    exploding = ctc_alone(job, max_steps=50, learning_rate=1e9, warmup_steps=0, max_bad_steps=3)
+    exploding = ctc_alone(job, max_steps=50, learning_rate=10.0, warmup_steps=0, max_bad_steps=3)
     with pytest.raises(StudentError, match=r"3 steps in a row.*lower trainer\.learning_rate"):
         train(replace(exploding, run_dir=tmp_path))
     assert len(figures_of(tmp_path)) < 50
