@@ -33,6 +33,14 @@ def _few_threads() -> None:
     torch.set_num_threads(1)  # more threads than idle cores wait for each other
 
 
+@pytest.fixture
+def same_threads_afterwards() -> Iterator[None]:
+    """For runs that set PyTorch's threads, which are the process's."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random-weight BERT that no test may change."""

@@ -17,12 +17,12 @@ from pipeline.config import SplitConfig, load_config
 from pipeline.corpus.prepare import _reuse
 from pipeline.corpus.read import CorpusLocation, read_split
 from pipeline.demo.corpus import _existing
-from pipeline.demo.homophones import _read_trn
 from pipeline.demo.sites import read_sites
 from pipeline.errors import PipelineError
 from pipeline.experiment import _known_seconds
 from pipeline.ladder import load_ladder
 from pipeline.run_record import read_record
+from pipeline.transcripts import read_trn
 from student.data.manifest import read_manifest
 from student.data.units import Units
 from student.errors import StudentError
@@ -68,7 +68,7 @@ READERS: dict[str, Reader] = {
     "a preparation's record": ("prepare.json", lambda path: _reuse(path.parent, {}), PipelineError),
     "a corpus' summary": ("corpus.json", lambda path: _existing(path.parent, {}), PipelineError),
     "a corpus' sites": ("sites.jsonl", lambda path: read_sites(path.parent, "test"), PipelineError),
-    "transcripts": ("dev.ref.trn", _read_trn, PipelineError),
+    "transcripts": ("dev.ref.trn", read_trn, PipelineError),
     "an id list": ("ids.txt", listed, PipelineError),
     "the best step": ("checkpoints/best.json", lambda path: best_step(path.parents[1]), StudentError),
     "metrics": ("metrics.jsonl", lambda path: metrics(path.parent), StudentError),

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from fakes import SAMPLE_RATE_HZ, tones
 from safetensors.torch import load_file
-from test_training_checkpoint import checkpoint_of
+from test_training_checkpoint import checkpoint_of_student
 from tiny_run import DISTILLED, ctc_alone, tiny_job
 from torchaudio.functional import resample
 
@@ -29,7 +29,6 @@ from student.config import (
     TrainerConfig,
 )
 from student.data.manifest import read_manifest
-from student.data.units import train_units
 from student.errors import StudentError
 from student.inference.averaging import Average
 from student.inference.config_toml import config_of, tables_of, toml_of
@@ -37,7 +36,6 @@ from student.inference.evaluation import recognise
 from student.inference.export import export_model
 from student.inference.recogniser import load_recogniser
 from student.inference.transcription import transcribe
-from student.model.student_model import Bert2CTC
 from student.training.checkpoint import save_checkpoint
 from student.training.trainer import TrainingJob, train
 
@@ -224,13 +222,7 @@ def test_importing_the_student_loads_nothing_heavy() -> None:
 
 
 def test_weights_that_are_not_finite_are_never_exported(tmp_path: Path) -> None:
-    config, units_model = StudentConfig(), tmp_path / "units.model"
-    units, _ = train_units(["a sea of words"], units_model, 12)
-    state = Bert2CTC(config, units.size, None).state_dict()
-    checkpoint = replace(
-        checkpoint_of(), config=config, model=state, average={}, units_model=units.model_bytes
-    )
-    save_checkpoint(tmp_path / "final.pt", checkpoint)
+    save_checkpoint(tmp_path / "final.pt", checkpoint_of_student(tmp_path))
     content = torch.load(tmp_path / "final.pt", weights_only=True)
     content["model"]["ctc_head.weight"][0, 0] = float("nan")  # as another program may have left it
     torch.save(content, tmp_path / "final.pt")

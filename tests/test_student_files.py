@@ -11,17 +11,15 @@ from pathlib import Path
 
 import pytest
 from synthetic_cache import make, passages_named, plan_of
-from test_training_checkpoint import checkpoint_of, files_no_larger_than
+from test_training_checkpoint import checkpoint_of_student, files_no_larger_than
 from tiny_run import ctc_alone, tiny_job
 
-from student.config import StudentConfig
 from student.data.manifest import Utterance, write_manifest
 from student.data.units import train_units
 from student.errors import StudentError
 from student.files import AppendedFile, disk_faults_told, write_bytes, write_json, write_text
 from student.inference.evaluation import evaluate
 from student.inference.export import export_model
-from student.model.student_model import Bert2CTC
 from student.training.checkpoint import save_checkpoint
 from student.training.event_file import EventFile
 from student.training.log import RunLog
@@ -141,13 +139,7 @@ def test_the_note_of_the_runs_cache(tmp_path: Path) -> None:
 
 
 def test_an_export_leaves_nothing_behind(tmp_path: Path) -> None:
-    config, units_model = StudentConfig(), tmp_path / "units.model"
-    units, _ = train_units(["a sea of words"], units_model, 12)
-    state = Bert2CTC(config, units.size, None).state_dict()
-    checkpoint = replace(
-        checkpoint_of(), config=config, model=state, average={}, units_model=units.model_bytes
-    )
-    save_checkpoint(tmp_path / "run" / "final.pt", checkpoint)
+    save_checkpoint(tmp_path / "run" / "final.pt", checkpoint_of_student(tmp_path))
     with pytest.raises(StudentError, match=r"model: cannot be written"), files_no_larger_than(100_000):
         export_model(tmp_path / "run", tmp_path / "exports" / "model")
     assert not list((tmp_path / "exports").iterdir())

@@ -15,7 +15,9 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from student.config import AugmentationConfig, ConformerConfig, StudentConfig
+from student.data.units import train_units
 from student.errors import StudentError
+from student.model.student_model import Bert2CTC
 from student.training.checkpoint import (
     FINAL_NAME,
     Checkpoint,
@@ -63,6 +65,14 @@ def checkpoint_of(step: int = 7, weights: int = 10) -> Checkpoint:
         cache_fingerprint="abc",
         versions={"torch": "2"},
     )
+
+
+def checkpoint_of_student(folder: Path) -> Checkpoint:
+    """Of an untrained student with units of its own, below `folder`."""
+    config, units_model = StudentConfig(), folder / "units.model"
+    units, _ = train_units(["a sea of words"], units_model, 12)
+    state = Bert2CTC(config, units.size, None).state_dict()
+    return replace(checkpoint_of(), config=config, model=state, average={}, units_model=units.model_bytes)
 
 
 def optimisation_of(weights: int = 10) -> Optimisation:

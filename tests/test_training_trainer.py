@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import ctc_alone, figures_of, tiny_config
 
@@ -18,12 +16,7 @@ from student.data.sampler import BatchSampler
 from student.training.checkpoint import load_checkpoint, saved_steps
 from student.training.trainer import TrainingJob, train
 
-
-@pytest.fixture(autouse=True)
-def _same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_threads_afterwards")
 
 
 @pytest.mark.slow

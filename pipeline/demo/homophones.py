@@ -14,9 +14,8 @@ import numpy as np
 from pipeline.demo.grammar import KINDS, REACHES
 from pipeline.demo.sites import Site, read_sites
 from pipeline.errors import PipelineError
-from pipeline.files import FILES
 from pipeline.intervals import bootstrap_ratios, interval, mean_over_seeds
-from teacher_cache.common.small_files import is_there
+from pipeline.transcripts import read_trn
 
 ALL = "all"  # near and far together
 
@@ -156,8 +155,9 @@ def compare_runs(
         raise PipelineError("students of other corpora are not compared; evaluate both on the same ones")
     for corpus, runs in ours.items():
         answers = [_answers_of(run, split, corpus) for run in (*runs, *theirs[corpus])]
-        for figure in dict(_figures(answers[0])):
-            above, below, cues = zip(*(dict(_figures(each))[figure] for each in answers), strict=True)
+        figures = [dict(_figures(each)) for each in answers]
+        for figure in figures[0]:
+            above, below, cues = zip(*(of_run[figure] for of_run in figures), strict=True)
             tops, bottoms = np.stack(above), np.stack(below)
             drawn = bootstrap_ratios(tops, bottoms, cues[0])
             num_ours = len(runs)
@@ -216,7 +216,7 @@ def _put(tree: dict[str, Any], path: Figure, value: Any) -> None:
 
 
 def _answers_of(run_dir: Path, split: str, corpus: Path) -> Answers:
-    texts = [_read_trn(run_dir / "evaluation" / f"{split}.{side}.trn") for side in ("ref", "hyp")]
+    texts = [read_trn(run_dir / "evaluation" / f"{split}.{side}.trn") for side in ("ref", "hyp")]
     return answers_at(read_sites(corpus, split), *texts)
 
 
@@ -244,14 +244,3 @@ def _chance(sites: Sequence[Site]) -> float:
     for (pair, _), count in counts.items():
         commonest[pair] = max(commonest.get(pair, 0), count)
     return 1 - sum(commonest.values()) / len(sites)
-
-
-def _read_trn(path: Path) -> dict[str, str]:
-    """Text by utterance id; a line is `text (id)`."""
-    if not is_there(path):
-        raise PipelineError(f"{path}: no such file; evaluate this run on this split first")
-    texts = {}
-    for _, line in FILES.lines(path, "evaluate this run on this split again"):
-        text, _, utterance_id = line.rpartition("(")
-        texts[utterance_id.removesuffix(")")] = text.strip()
-    return texts

@@ -10,8 +10,8 @@ import jiwer
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.files import FILES
 from pipeline.intervals import bootstrap_ratios, interval
+from pipeline.transcripts import read_trn
 from student.data.manifest import Utterance
 
 
@@ -21,15 +21,14 @@ def wer_interval(run: Path, split: str, utterances: Sequence[Utterance]) -> tupl
     Reads `<run>/evaluation/<split>.hyp.trn`. Raises PipelineError where it is of other utterances.
     """
     path = run / "evaluation" / f"{split}.hyp.trn"
-    lines = [line for _, line in FILES.lines(path, "evaluate this run on this split again")]
-    heard = {line.rpartition("(")[2].removesuffix(")"): line.rpartition("(")[0].strip() for line in lines}
-    missing = [utterance.id for utterance in utterances if utterance.id not in heard]
+    written = read_trn(path)
+    missing = [utterance.id for utterance in utterances if utterance.id not in written]
     if missing:
         raise PipelineError(
             f"{path}: holds no {missing[0]}; measure it again with "
             f"`bert2ctc evaluate {shlex.quote(str(run))} --split {shlex.quote(split)}`"
         )
-    counted = [jiwer.process_words(utterance.text, heard[utterance.id]) for utterance in utterances]
+    counted = [jiwer.process_words(utterance.text, written[utterance.id]) for utterance in utterances]
     errors = [each.substitutions + each.deletions + each.insertions for each in counted]
     words = [len(utterance.text.split()) for utterance in utterances]
     blocks = [utterance.speaker or utterance.chapter or utterance.id for utterance in utterances]
