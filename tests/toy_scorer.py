@@ -41,6 +41,4 @@ class ToyScorer:
     def sentence(self, units: Sequence[int]) -> float:
         """Natural log-probability of the whole sentence, its end included."""
         padded = [0, 0, *units, 0]
-        return sum(
-            float(self._table[tuple(padded[place : place + 3])]) for place in range(len(padded) - 2)
-        )
+        return sum(float(self._table[tuple(padded[place : place + 3])]) for place in range(len(padded) - 2))
