@@ -1,4 +1,4 @@
-"""`bert2ctc runs ...` and `bert2ctc export`: parsing only; everything heavy is imported inside a command."""
+"""`bert2ctc runs ...`, `compare`, `report` and `export`: parsing only; what is heavy loads inside each."""
 
 from __future__ import annotations
 
@@ -45,6 +45,48 @@ def runs_diff(one: str, other: str, roots: Roots, as_json: bool) -> None:
     from pipeline.stages.runs import diff_runs
 
     emit(diff_runs(run_folder(one, roots), run_folder(other, roots), roots), as_json)
+
+
+@runs.command("pack")
+@click.argument("run")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@with_roots("runs")
+@json_option
+def runs_pack(run: str, file: Path, roots: Roots, as_json: bool) -> None:
+    """Write what is known of RUN to a new JSON FILE, which `compare` and `report` take in its place."""
+    from pipeline.stages.compare import pack_run
+
+    emit(pack_run(run_folder(run, roots), file, roots), as_json)
+
+
+@click.command("compare")
+@click.argument("references", metavar="RUN[@DECODER]...", nargs=-1, required=True)
+@click.option("--split", default="", help="default: the only one but dev that all were evaluated on")
+@click.option("--every-pair", is_flag=True, help="each with each, not with the first alone")
+@click.option(
+    "--homophones",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="a list: words of one line sound alike; the demo knows its own",
+)
+@click.option("--top", default=20, type=click.IntRange(min=0), show_default=True, help="words shown")
+@with_roots("runs")
+@json_option
+def compare(
+    references: tuple[str, ...],
+    split: str,
+    every_pair: bool,
+    homophones: Path | None,
+    top: int,
+    roots: Roots,
+    as_json: bool,
+) -> None:
+    """Hold evaluated runs against the first: WER with intervals, tests, and the words behind them.
+
+    RUN is a run, or the JSON of one made elsewhere. Runs that differ in their seed alone count as one.
+    """
+    from pipeline.stages.compare import CompareRequest, compare_runs
+
+    emit(compare_runs(CompareRequest(references, split, every_pair, homophones, top), roots), as_json)
 
 
 @click.command("export")
