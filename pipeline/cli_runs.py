@@ -89,6 +89,33 @@ def compare(
     emit(compare_runs(CompareRequest(references, split, every_pair, homophones, top), roots), as_json)
 
 
+@click.command("report")
+@click.argument("references", metavar="RUN[@DECODER]...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("report.html"),
+    show_default=True,
+    help="the page to write",
+)
+@click.option("--force", is_flag=True, help="replace a page that is there")
+@click.option(
+    "--homophones", type=click.Path(path_type=Path, dir_okay=False), help="a list, as `compare` takes it"
+)
+@with_roots("runs", "cache")
+@json_option
+def report(
+    references: tuple[str, ...], out: Path, force: bool, homophones: Path | None, roots: Roots, as_json: bool
+) -> None:
+    """Write one self-contained page on RUNs: rates with intervals, curves, cost, alignments, settings.
+
+    RUN is a run, the JSON of one made elsewhere, or a ladder's folder, which means all its runs.
+    """
+    from pipeline.stages.report import write_report
+
+    emit(write_report(references, out, roots, homophones, force), as_json)
+
+
 @click.command("export")
 @click.argument("run")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from teacher_cache.common.typed import convert, typed
 
 PACK_FORMAT = 1
 _FACTS = ("git_commit", "git_changed", "versions", "python", "platform", "cores")
-_PACK_ADVICE = "pack the run again with `bert2ctc runs pack`"
+_PACK_ADVICE = "pack the run again with `bert2ctc runs pack RUN FILE`"
 _UTTERANCES, _SCORES = ".utterances.jsonl", ".json"
 
 
@@ -57,7 +58,7 @@ class RunFacts:
     evaluations : decoder -> split -> Evaluation; an average's decoder is "average-last-3", or
         "average-last-3/words"
     training_counts : how often a word of the evaluated references stands in the training transcripts; {}
-        where they are not at hand
+        where they are not at hand     prepared : the folder of its manifests, as this machine has it
     """
 
     name: str
@@ -65,9 +66,10 @@ class RunFacts:
     cache: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
-    metrics: list[Mapping[str, Any]] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
     evaluations: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
     training_counts: Mapping[str, int] = field(default_factory=dict)
+    prepared: str = ""
     format: int = PACK_FORMAT
 
     @property
@@ -98,11 +100,12 @@ def read_run(path: Path, roots: Roots) -> RunFacts:
         return _unpacked(path)
     record = run_of(path)
     result = read_result(path)
-    evaluations = _evaluations(path)
+    evaluations = evaluations_of(path)
     return RunFacts(
         name=str(path.relative_to(roots.runs) if path.is_relative_to(roots.runs) else path),
         config=record["config"],
         cache=record.get("cache", ""),
+        prepared=record["prepared"],
         provenance={name: record[name] for name in _FACTS if name in record},
         result=asdict(result) if result else {},
         metrics=metrics(path),
@@ -113,16 +116,17 @@ def read_run(path: Path, roots: Roots) -> RunFacts:
 
 def packed(facts: RunFacts) -> dict[str, Any]:
     """The facts as one JSON object, which `read_run` takes."""
-    return asdict(facts)
+    return {**asdict(facts), "prepared": ""}
 
 
-def _evaluations(run: Path) -> dict[str, dict[str, Evaluation]]:
+def evaluations_of(run: Path) -> dict[str, dict[str, Evaluation]]:
+    """What a run's folder holds of it, by decoder and split. Raises PipelineError for a damaged file."""
     root = evaluation_folder(run)
     found: dict[str, dict[str, Evaluation]] = {}
     for path in sorted(root.rglob(f"*{_UTTERANCES}")):
         decoder = path.parent.relative_to(root).as_posix()
         split = path.name.removesuffix(_UTTERANCES)
-        advice = "evaluate this run on this split again with `bert2ctc evaluate`"
+        advice = f"evaluate the run again with `bert2ctc evaluate {shlex.quote(str(run))}`"
         with FILES.faults_told(path, advice):
             entries = [typed(HeardUtterance, parse_object(line)) for _, line in FILES.lines(path, advice)]
         scores = FILES.json(path.with_name(f"{split}{_SCORES}"), advice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,19 +74,19 @@ def systems_of(chosen: Sequence[tuple[RunFacts, str]], split: str = "") -> tuple
             known = ", ".join(facts.evaluations) or "none"
             raise PipelineError(
                 f"{facts.name}: not evaluated with decoder {decoder!r}, with {known}; evaluate it first with "
-                "`bert2ctc evaluate`"
+                f"`bert2ctc evaluate {shlex.quote(facts.name)}`"
             )
     split = split or _only_split(chosen)
     evaluations = [_evaluation(facts, decoder, split) for facts, decoder in chosen]
     test_set = _test_set(split, [facts for facts, _ in chosen], evaluations)
     found = []
     for members in _grouped(chosen):
-        facts = tuple(chosen[index][0] for index in members)
+        runs = tuple(chosen[index][0] for index in members)
         texts = [_in_order(evaluations[index], test_set) for index in members]
         aligned = tuple(align_words(test_set.references, heard) for heard in texts)
         errors = [[sum(pair.operation != "" for pair in pairs) for pairs in rows] for rows in aligned]
         decoder = chosen[members[0]][1]
-        found.append(System(_name(facts, decoder), decoder, facts, aligned, np.array(errors)))
+        found.append(System(_name(runs, decoder), decoder, runs, aligned, np.array(errors)))
     return test_set, found
 
 
@@ -132,11 +133,13 @@ def _only_split(chosen: Sequence[tuple[RunFacts, str]]) -> str:
     if len(common) == 1:
         return common[0]
     if not common:
-        lacking = next((facts.name for (facts, _), splits in zip(chosen, evaluated, strict=True)
-                        if not splits - {_DEV}), chosen[0][0].name)  # fmt: skip
+        lacking = next(
+            (facts for (facts, _), splits in zip(chosen, evaluated, strict=True) if not splits - {_DEV}),
+            chosen[0][0],
+        )
         raise PipelineError(
-            f"no split but dev on which all {len(chosen)} runs were evaluated; see {lacking}; evaluate each "
-            "with `bert2ctc evaluate`, or choose --split dev"
+            f"no split but dev on which all {len(chosen)} runs were evaluated; evaluate each with "
+            f"`bert2ctc evaluate {shlex.quote(lacking.name)}`, or choose --split dev"
         )
     raise PipelineError(f"the runs have {', '.join(common)} in common; choose one with --split")
 
@@ -147,7 +150,7 @@ def _evaluation(facts: RunFacts, decoder: str, split: str) -> Evaluation:
         known = ", ".join(splits) or "none"
         raise PipelineError(
             f"{facts.name}: not evaluated on split {split!r}, on {known}; evaluate it first with "
-            "`bert2ctc evaluate`"
+            f"`bert2ctc evaluate {shlex.quote(facts.name)} --split {shlex.quote(split)}`"
         )
     return splits[split]
 

@@ -133,7 +133,7 @@ def word_groups(
             wrong = [_wrong_words(side, chosen) for side in (ours, minus)]
             rates = [float(of_side.sum() / len(of_side) / counts.sum()) for of_side in wrong]
             bounds = paired_interval(wrong[0], wrong[1], counts, blocks)
-            found.append(WordGroup(name, int(counts.sum()), *rates, bounds))
+            found.append(WordGroup(name, int(counts.sum()), rates[0], rates[1], bounds))
     return found
 
 

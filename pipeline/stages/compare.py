@@ -19,10 +19,14 @@ from pipeline.comparison.words import (
 )
 from pipeline.console import Report
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from pipeline.paths import Roots
 from pipeline.report.comparison_table import comparison_lines
+from pipeline.run_record import RECORD_NAME
 from teacher_cache.common.files import write_json
 from teacher_cache.common.sizes import megabytes
+from teacher_cache.common.small_files import is_there
+from teacher_cache.common.typed import convert
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +44,48 @@ def compare_runs(request: CompareRequest, roots: Roots) -> Report:
     """Word error rates, their differences with intervals and p-values, and the words behind them."""
     chosen = runs_of(request.references, roots)
     test_set, systems = systems_of(chosen, request.split)
+    if len(systems) < 2:
+        raise PipelineError(
+            "one configuration alone: the runs differ in their seeds at most; name a run of another one too"
+        )
     result = comparison(test_set, systems, request, [facts for facts, _ in chosen])
     return Report(result, comparison_lines(result))
 
 
 def runs_of(references: Sequence[str], roots: Roots) -> list[tuple[RunFacts, str]]:
-    """The runs by name, folder or JSON, each with its decoder; each file is read once."""
-    split = [split_reference(reference, roots) for reference in references]
+    """The runs by name, folder or JSON, each with its decoder; of a ladder's folder all that it holds."""
+    split = []
+    for reference in references:
+        path, decoder = split_reference(reference, roots)
+        split += [(one, decoder) for one in _members(path)]
     read = {path: read_run(path, roots) for path in dict.fromkeys(path for path, _ in split)}
     chosen = [(read[path], decoder) for path, decoder in split]
     if len(set(split)) < len(split):
-        twice = next(one for one, pair in zip(references, split, strict=True) if split.count(pair) > 1)
+        twice = next(path for path, decoder in split if split.count((path, decoder)) > 1)
         raise PipelineError(f"{twice} is named twice; name each run once")
     return chosen
+
+
+def _members(path: Path) -> list[Path]:
+    """The path itself, or the runs of a ladder in its order, the baseline first."""
+    if path.is_file() or is_there(path / RECORD_NAME):
+        return [path]
+    inside = sorted(record.parent for record in path.glob(f"*/{RECORD_NAME}"))
+    results = path / "results.json"
+    if is_there(results):
+        advice = "run the experiment again, or name its runs one by one"
+        with FILES.faults_told(results, advice):
+            rows = convert(list[Mapping[str, Any]], FILES.json(results, advice).get("rows"), "rows")
+        order = {row.get("run"): place for place, row in enumerate(rows)}
+        inside.sort(key=lambda run: order.get(run.name, len(order)))
+    return inside or [path]
 
 
 def comparison(
     test_set: SharedSplit, systems: Sequence[System], request: CompareRequest, runs: Sequence[RunFacts]
 ) -> dict[str, Any]:
     """All that a comparison found, JSON-ready."""
-    differences = compare(systems, test_set, request.every_pair)
+    differences = compare(systems, test_set, request.every_pair) if len(systems) > 1 else []
     homophones = _homophones(request.homophones, runs)
     counts: Mapping[str, int] = next((one.training_counts for one in runs if one.training_counts), {})
     by_name = {system.name: system for system in systems}
