@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pipeline.comparison.systems import SharedSplit, System
+from student.inference.evaluation_files import GREEDY
 from student.metrics import WordPair
 from teacher_cache.store.inspection import InspectedPassage
 
@@ -18,22 +22,28 @@ def browser_entries(
 ) -> list[dict[str, Any]]:
     """Utterances, JSON-ready, worst first: where runs disagree, then where they err.
 
-    Each holds id, speaker, words (of the reference), runs and teacher. A run is name, errors and cells: for
+    Each holds id, speaker, words (of the reference), runs and teacher. A run is name, full name, cells: for
     each word what was put in before it and what was heard there ("" for nothing); one more holds what was
     put in behind the last. teacher : for each word its pieces, each with the likeliest choices; [] where the
     cache has none.
     inspected : by utterance id
     """
+    names = [
+        one.name + ("" if system.decoder == GREEDY else f"@{system.decoder}")
+        for system in systems
+        for one in system.runs
+    ]
+    alignments = [rows for system in systems for rows in system.alignments]
+    errors = np.concatenate([system.errors for system in systems])
+    labels = short_names(names)
     entries = []
     for row, name in enumerate(shared.ids):
-        runs = [
-            {"name": one.name, "errors": sum(pair.operation != "" for pair in pairs), "cells": _cells(pairs)}
-            for system in systems
-            for one, pairs in zip(system.runs, (rows[row] for rows in system.alignments), strict=True)
-        ]
-        errors = [int(run["errors"]) for run in runs]
-        if any(errors):
-            entries.append((max(errors) - min(errors), sum(errors), row, name, runs))
+        if errors[:, row].any():
+            runs = [
+                {"name": label, "full": full, "cells": _cells(rows[row])}
+                for label, full, rows in zip(labels, names, alignments, strict=True)
+            ]
+            entries.append((int(np.ptp(errors[:, row])), int(errors[:, row].sum()), row, name, runs))
     entries.sort(key=lambda entry: (-entry[0], -entry[1], entry[2]))
     return [
         {
@@ -45,6 +55,17 @@ def browser_entries(
         }
         for _, _, row, name, runs in entries[:MOST_UTTERANCES]
     ]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names without the words that all begin and end with, as long as something is left of each."""
+    parts = [re.split(r"(?<=[-/_@])", name) for name in names]
+    while len(names) > 1 and min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1:
+        parts = [part[1:] for part in parts]
+    reversed_parts = [re.split(r"(?=[-/_@])", "".join(part)) for part in parts]
+    while len(names) > 1 and min(map(len, reversed_parts)) > 1 and len({p[-1] for p in reversed_parts}) == 1:
+        reversed_parts = [part[:-1] for part in reversed_parts]
+    return ["".join(part) for part in reversed_parts]
 
 
 def _cells(pairs: Sequence[WordPair]) -> list[list[str]]:

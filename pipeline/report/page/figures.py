@@ -34,12 +34,13 @@ def curves(
         return ""
     settings = {
         "svg.fonttype": "none",
+        "font.size": 11,
         "svg.hashsalt": name,
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), _INK),
         **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        figure = Figure(figsize=(5.0, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for number, (label, points) in enumerate(drawn.items()):
             axes.plot(
@@ -63,14 +64,14 @@ def curves(
         axes.grid(alpha=0.25)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=10, frameon=False)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return embedded(stream.getvalue(), name)
 
 
 def embedded(svg: str, name: str) -> str:
-    """The <svg> element alone: no addresses, ids of its own, the page's colour and font, as wide as may be."""
+    """The <svg> element alone: no addresses, ids of its own, the page's colour and font, as wide as it."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", element)
@@ -78,6 +79,7 @@ def embedded(svg: str, name: str) -> str:
     element = re.sub(r'\bid="', f'id="{name}-', element)
     element = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", element)
     element = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", element)
+    element = re.sub(r"font-family: [^;\"]+;? ?", "", element)
     element = re.sub(r"<!--.*?-->", "", element, flags=re.DOTALL)
     head, sign, rest = element.partition(">")
     return re.sub(r' (?:width|height)="[^"]*"', "", head) + sign + rest

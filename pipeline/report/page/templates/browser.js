@@ -16,11 +16,11 @@
     return made;
   }
 
-  function row(className, title) {
+  function row(className, name, title) {
     const made = element("tr", className);
-    const head = element("th", "", title);
+    const head = element("th", "", name);
     head.scope = "row";
-    head.title = title;
+    head.title = title || name;
     made.append(head);
     return made;
   }
@@ -61,7 +61,7 @@
       table.append(teacher);
     }
     for (const run of entry.runs) {
-      const line = row("", run.name);
+      const line = row("", run.name, run.full);
       run.cells.forEach(([putIn, heard], place) =>
         line.append(cell(putIn, heard, place < entry.words.length ? entry.words[place] : null)));
       table.append(line);
