@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from pipeline.cli_cache import cache
+from pipeline.cli_decoding import decoder_options, tune
+from pipeline.cli_lm import lm
 from pipeline.cli_runs import average_of_option, average_option, compare, export, report, run_folder, runs
 from pipeline.console import DomainErrorGroup, config_argument, emit, json_option, set_option, with_roots
 from pipeline.paths import Roots
@@ -140,17 +142,18 @@ def train(
 @click.argument("run")
 @click.option("--split", "splits", multiple=True, help="default: every split but train")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps")
+@decoder_options
 @average_option
 @average_of_option
 @with_roots("data", "runs")
 @json_option
 def evaluate(
-    run: str, splits: tuple[str, ...], device: str, roots: Roots, as_json: bool, **average: Any
+    run: str, splits: tuple[str, ...], device: str, roots: Roots, as_json: bool, **options: Any
 ) -> None:
-    """Decode splits with RUN's student, greedily, and count word and character errors."""
+    """Decode splits with RUN's student and count word and character errors; taps are decoded greedily."""
     from pipeline.stages.evaluate import evaluate_run
 
-    emit(evaluate_run(run_folder(run, roots), roots, splits, device, **average), as_json)
+    emit(evaluate_run(run_folder(run, roots), roots, splits, device, **options), as_json)
 
 
 @main.command("transcribe")
@@ -181,7 +184,7 @@ def experiment(ladder: str, overrides: tuple[str, ...], jobs: int, roots: Roots,
     emit(run_experiment(ladder, roots, overrides, jobs), as_json)
 
 
-for command in (cache, runs, compare, report, export):
+for command in (cache, lm, runs, tune, compare, report, export):
     main.add_command(command)
 
 if __name__ == "__main__":

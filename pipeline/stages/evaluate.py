@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.console import Report, say, table
 from pipeline.corpus.audio_check import silent_mp3_decoder
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots
 from pipeline.run_record import run_of
+from pipeline.stages.fused_decoders import GREEDY, open_tuned, row_name
+
+if TYPE_CHECKING:
+    from student.decoding.interface import Decoder
+    from student.inference.recogniser import Recogniser
 
 
 def evaluate_run(
@@ -21,13 +26,20 @@ def evaluate_run(
     device: str,
     average_count: int = 0,
     average_of: str = "last",
+    decoder: str = "greedy",
+    label: str = "",
+    language_model: Path | None = None,
+    lexicon: Path | None = None,
 ) -> Report:
-    """Word and character errors of a run's student on its own corpus' splits, greedily decoded.
+    """Word and character errors of a run's student on its own corpus' splits.
 
     average_count, average_of : the mean of so many of its last or best checkpoints instead; 0: of none
+    decoder, label : with what `bert2ctc tune` found for the two, but for greedy and beam
+    language_model, lexicon : None: where they lay when they were tuned
     """
     from student.inference.averaging import Average
     from student.inference.evaluation import evaluate
+    from student.inference.evaluation_files import evaluation_folder
 
     record = run_of(run_dir)
     prepared = Path(record["prepared"])
@@ -41,9 +53,15 @@ def evaluate_run(
     started = time.monotonic()
     with silent_mp3_decoder(prepared):
         average = Average(count=average_count, of=average_of) if average_count else None
-        scores = evaluate(run_dir, manifests, roots.data, device, say, average)
+        name, row = average.name if average else "", row_name(decoder, label)
+
+        def opened(recogniser: Recogniser) -> Decoder:
+            return open_tuned(decoder, recogniser, run_dir, row, name, language_model, lexicon, say)
+
+        make = None if decoder == GREEDY else opened
+        scores = evaluate(run_dir, manifests, roots.data, device, say, average, make, row)
     result = {"run": str(run_dir), "splits": scores, "seconds": time.monotonic() - started}
-    folder = run_dir / "evaluation" / (average.name if average else "")
+    folder = evaluation_folder(run_dir, row, name)
     return Report(result, [_score_table(scores), f"references and hypotheses: {folder}"])
 
 

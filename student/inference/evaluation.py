@@ -9,6 +9,7 @@ from typing import Any
 from student.data.dataset import SpeechDataset, load_batches
 from student.data.manifest import Utterance, read_manifest
 from student.data.sampler import batches_of
+from student.decoding.interface import Decoder
 from student.inference.averaging import Average
 from student.inference.evaluation_files import (
     GREEDY,
@@ -29,26 +30,31 @@ def evaluate(
     device: str = "auto",
     say: Callable[[str], None] = lambda line: None,
     average: Average | None = None,
+    open_decoder: Callable[[Recogniser], Decoder] | None = None,
+    row: str = GREEDY,
 ) -> dict[str, dict[str, Any]]:
     """By split what `split_scores` counts, with checkpoint and speed.
 
     run : a run folder, one checkpoint of it, or an export     say : gets a line with model and device
     average : the mean of several checkpoints of the run folder instead
+    open_decoder : makes the decoder of the final layer for the student, default greedy; taps are greedy
+    row : what its results are called: the decoder's name, or that and a label
     speed : the decoder's seconds and real-time factor, of `Stopwatch.figures`
     Writes what `write_split` lists into the run's `evaluation_folder`.
     Every utterance of a manifest counts, also one that training left out.
     """
     recogniser = load_recogniser(run, device, average)
     say(recogniser.description)
-    folder = evaluation_folder(_run_folder(recogniser.source), GREEDY, average.name if average else "")
+    decoder = open_decoder(recogniser) if open_decoder else None
+    folder = evaluation_folder(_run_folder(recogniser.source), row, average.name if average else "")
     results = {}
     for split, manifest in manifests.items():
         utterances, stopwatch = read_manifest(manifest), Stopwatch(recogniser.device)
-        heard = recognise(recogniser, utterances, data_root, f"recognising {split}", stopwatch)
+        heard = recognise(recogniser, utterances, data_root, f"recognising {split}", stopwatch, decoder)
         texts = SplitTexts(utterances, heard)
         results[split] = split_scores(texts) | {
             "checkpoint": recogniser.source.name,
-            "speed": stopwatch.figures(GREEDY, sum(utterance.seconds for utterance in utterances)),
+            "speed": stopwatch.figures(row, sum(utterance.seconds for utterance in utterances)),
         }
         write_split(folder, split, texts, results[split])
     return results
@@ -60,8 +66,9 @@ def recognise(
     data_root: Path,
     title: str = "recognising",
     stopwatch: Stopwatch | None = None,
+    decoder: Decoder | None = None,
 ) -> dict[int, list[str]]:
-    """Texts in the order of the utterances, by every layer that CTC trained."""
+    """Texts in the order of the utterances, by every layer that CTC trained; the final one by `decoder`."""
     if not utterances:
         return {layer: [] for layer in recogniser.model.ctc_layers}
     trainer = recogniser.config.trainer
@@ -76,7 +83,7 @@ def recognise(
     texts = {layer: [""] * len(utterances) for layer in recogniser.model.ctc_layers}
     with progress(title, total=len(utterances), unit="utterances") as advance:
         for batch in load_batches(dataset, keys, trainer.data_workers):
-            transcripts = recogniser.transcripts(batch.waveforms, batch.sample_lengths, stopwatch)
+            transcripts = recogniser.transcripts(batch.waveforms, batch.sample_lengths, stopwatch, decoder)
             for layer, rows in transcripts.items():
                 for index, text in zip(batch.indices, rows, strict=True):
                     texts[layer][index] = text

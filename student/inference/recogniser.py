@@ -13,6 +13,7 @@ from student.config import StudentConfig
 from student.data.audio import Samples, check_recording, read_recording, samples_at_rate
 from student.data.units import Units
 from student.decoding.greedy import transcripts_of
+from student.decoding.interface import Decoder, texts_of
 from student.errors import StudentError
 from student.frames import frames_after_subsampling
 from student.inference.averaging import Average, inference_checkpoint
@@ -60,12 +61,17 @@ class Recogniser:
 
     @torch.inference_mode()
     def transcripts(
-        self, waveforms: Tensor, sample_lengths: Tensor, stopwatch: Stopwatch | None = None
+        self,
+        waveforms: Tensor,
+        sample_lengths: Tensor,
+        stopwatch: Stopwatch | None = None,
+        decoder: Decoder | None = None,
     ) -> dict[int, list[str]]:
         """Text of each waveform by every layer that CTC trained, the final layer's last.
 
         waveforms : float32 (B, S) in -1..1     sample_lengths : int64 (B,)
         stopwatch : gets the seconds of the encoder, and of decoding the final layer
+        decoder : of the final layer, default greedy; taps are decoded greedily
         The text of a waveform too short for one encoder frame is empty.
         """
         stopwatch = stopwatch or Stopwatch(self.device)
@@ -74,10 +80,8 @@ class Recogniser:
         is_long_enough = [frames_after_subsampling(length, features, subsampling) > 0 for length in lengths]
         if not all(is_long_enough):
             rows = torch.tensor(is_long_enough)
-            return {
-                layer: _with_gaps(texts, is_long_enough)
-                for layer, texts in self.transcripts(waveforms[rows], sample_lengths[rows], stopwatch).items()
-            }
+            heard = self.transcripts(waveforms[rows], sample_lengths[rows], stopwatch, decoder)
+            return {layer: _with_gaps(texts, is_long_enough) for layer, texts in heard.items()}
         if not lengths:
             return {layer: [] for layer in self.model.ctc_layers}
         with stopwatch.measured(ENCODER):
@@ -85,8 +89,26 @@ class Recogniser:
         final, texts = max(output.ctc_logits), {}
         for layer, logits in output.ctc_logits.items():
             with stopwatch.measured(DECODER) if layer == final else nullcontext():
-                texts[layer] = transcripts_of(logits, output.frame_lengths, self.units)
+                if decoder is not None and layer == final:
+                    texts[layer] = texts_of(decoder.decode(logits, output.frame_lengths))
+                else:
+                    texts[layer] = transcripts_of(logits, output.frame_lengths, self.units)
         return texts
+
+    def final_logits(self, waveforms: Tensor, sample_lengths: Tensor) -> list[Tensor]:
+        """The final layer's logits of each waveform, float32 (T, V) on the CPU, (0, V) of a too short one."""
+        features, subsampling = self.config.features, self.config.conformer.subsampling
+        lengths = sample_lengths.tolist()
+        heard = [
+            row for row, n in enumerate(lengths) if frames_after_subsampling(n, features, subsampling) > 0
+        ]
+        found = [torch.zeros(0, self.units.size)] * len(lengths)
+        if heard:
+            output = self.forward(waveforms[heard], sample_lengths[heard])
+            logits = output.ctc_logits[max(output.ctc_logits)].float().cpu()
+            for row, own, length in zip(heard, logits, output.frame_lengths.tolist(), strict=True):
+                found[row] = own[:length].clone()
+        return found
 
     @torch.inference_mode()
     def forward(self, waveforms: Tensor, sample_lengths: Tensor) -> StudentOutput:

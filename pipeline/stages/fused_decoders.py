@@ -1,0 +1,181 @@
+"""Decoders by their names: what each needs of language models, opened once and weighed as often as needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError
+from pipeline.files import FILES
+from teacher_cache.common.small_files import open_regular
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from student.decoding.interface import Decoder
+    from student.decoding.weight_search import Axis
+    from student.decoding.weights import FusionWeights
+    from student.inference.recogniser import Recogniser
+
+GREEDY, BEAM, BEAM_NGRAM, BEAM_LM, WORDS = "greedy", "beam", "beam_ngram", "beam_lm", "words"
+DECODERS = (GREEDY, BEAM, BEAM_NGRAM, BEAM_LM, WORDS)
+FUSED = (BEAM_NGRAM, BEAM_LM, WORDS)  # what is tuned
+
+Make = Callable[["FusionWeights"], "Decoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A decoder whose language model is in memory.
+
+    make : the decoder with some weights     axes : the weights that it has
+    digest : names the language model, with the lexicon     settings : by name, as a tuning keeps them
+    """
+
+    make: Make
+    axes: Sequence[Axis]
+    digest: str
+    settings: Mapping[str, float]
+
+
+def open_fused(
+    decoder: str,
+    recogniser: Recogniser,
+    language_model: Path,
+    lexicon: Path | None = None,
+    settings: Mapping[str, float] | None = None,
+    log_prior: Tensor | None = None,
+) -> Opened:
+    """The decoder of FUSED with its language model, for a student.
+
+    settings : of its dataclass, by name; what is absent has its default
+    log_prior : of the student, for a weight of it above 0
+    Raises PipelineError, or StudentError, for files that are broken or made for other units.
+    """
+    if decoder == WORDS:
+        return _words(recogniser, language_model, lexicon, settings or {})
+    from pipeline.language_model.folder import open_scorer
+    from student.decoding.beam import BeamDecoder, BeamSettings
+    from student.inference.tuning import UNIT_AXES
+
+    scorer = open_scorer(language_model, recogniser.units)
+    chosen = _settings(BeamSettings, settings or {})
+
+    def make(weights: FusionWeights) -> Decoder:
+        return BeamDecoder(
+            name=decoder,
+            units=recogniser.units,
+            settings=chosen,
+            scorer=scorer,
+            weights=weights,
+            log_prior=log_prior,
+        )
+
+    return Opened(make, UNIT_AXES, scorer.digest, asdict(chosen))
+
+
+def open_tuned(
+    decoder: str,
+    recogniser: Recogniser,
+    run_dir: Path,
+    row: str,
+    average: str,
+    language_model: Path | None,
+    lexicon: Path | None,
+    say: Callable[[str], None],
+) -> Decoder:
+    """The decoder as `bert2ctc tune` left it in the run, which is said; `beam` as it is.
+
+    row : of `row_name`     average : the name of the averaged checkpoints, "" for the run's own model
+    Raises StudentError where it was never tuned, or for another student or language model.
+    """
+    if decoder == BEAM:
+        from student.decoding.beam import BeamDecoder
+
+        return BeamDecoder(name=BEAM, units=recogniser.units)
+    import torch
+
+    from student.inference.tuning_file import read_tuning, refuse_another_model, tuning_path
+
+    path = tuning_path(run_dir, row, average)
+    tuning = read_tuning(path, recogniser, decoder)
+    model = language_model or Path(tuning.language_model)
+    words = lexicon or (Path(tuning.lexicon) if tuning.lexicon else None)
+    log_prior = torch.tensor(tuning.log_prior) if tuning.log_prior else None
+    opened = open_fused(decoder, recogniser, model, words, tuning.settings, log_prior)
+    refuse_another_model(tuning, opened.digest, model, path)
+    weights = ", ".join(f"{name} {value:g}" for name, value in asdict(tuning.weights).items())
+    say(f"{decoder}: {weights}, tuned on {tuning.utterances:,} utterances of {tuning.split} ({path})")
+    return opened.make(tuning.weights)
+
+
+def row_name(decoder: str, label: str) -> str:
+    """What a decoder's weights and results are called: its name, or that and a label."""
+    if not all(letter.isalnum() or letter in "._-" for letter in label):
+        raise PipelineError(f"label {label!r}: letters, digits, dots, dashes and underscores only")
+    return f"{decoder}-{label}" if label else decoder
+
+
+def _words(
+    recogniser: Recogniser, language_model: Path, lexicon: Path | None, settings: Mapping[str, float]
+) -> Opened:
+    from pipeline.language_model.arpa import read_arpa
+    from pipeline.language_model.folder import ARPA_NAME, read_note
+    from pipeline.language_model.folder import WORDS as OF_WORDS
+    from pipeline.language_model.ngram_model import END, START, UNKNOWN
+    from student.decoding.words import WordsDecoder, WordSearchSettings
+    from student.inference.tuning import WORD_AXES
+
+    arpa = language_model
+    if language_model.is_dir():
+        if read_note(language_model).kind != OF_WORDS:
+            raise PipelineError(f"{language_model}: is no n-gram of words, which the decoder words takes")
+        arpa = language_model / ARPA_NAME
+    known = frozenset(read_arpa(arpa).words) - {START, END, UNKNOWN}
+    words = known if lexicon is None else _chosen_words(lexicon, known, recogniser.units.pieces)
+    chosen = _settings(WordSearchSettings, settings)
+
+    def make(weights: FusionWeights) -> Decoder:
+        return WordsDecoder(units=recogniser.units, arpa=arpa, words=words, weights=weights, settings=chosen)
+
+    return Opened(make, WORD_AXES, _files_digest(arpa, lexicon), asdict(chosen))
+
+
+def _chosen_words(lexicon: Path, known: frozenset[str], pieces: Sequence[str]) -> frozenset[str]:
+    """The words of a lexicon: one a line, with its units behind it where it is a lexicon of another tool.
+
+    Raises PipelineError for a unit that the student does not have, and for words that the n-gram lacks.
+    """
+    units, words = set(pieces[1:]), set()
+    for number, line in FILES.lines(lexicon, "give one word a line, or a word and its units"):
+        word, *spelling = line.split() or [""]
+        unknown = next((unit for unit in spelling if unit not in units), None)
+        if unknown is not None:
+            raise PipelineError(
+                f"{lexicon}: line {number} spells {word!r} with {unknown!r}, which is no unit of the student; "
+                "make the lexicon of its units.vocab"
+            )
+        words.add(word)
+    if not words & known:
+        raise PipelineError(
+            f"{lexicon}: none of its {len(words)} words is in the n-gram; give its own lexicon"
+        )
+    return frozenset(words & known)
+
+
+def _settings(kind: type[Any], given: Mapping[str, float]) -> Any:
+    from teacher_cache.common.typed import typed
+
+    with FILES.faults_told("the decoder's settings", "tune again with `bert2ctc tune RUN`"):
+        return typed(kind, dict(given))
+
+
+def _files_digest(*paths: Path | None) -> str:
+    found = hashlib.sha256()
+    for path in filter(None, paths):
+        with FILES.faults_told(path, "give another file"), open_regular(path) as stream:
+            found.update(hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest()
