@@ -155,7 +155,7 @@ def _chosen_words(lexicon: Path, known: frozenset[str], pieces: Sequence[str]) -
         unknown = next((unit for unit in spelling if unit not in units), None)
         if unknown is not None:
             raise PipelineError(
-                f"{lexicon}: line {number} spells {word!r} with {unknown!r}, which is no unit of the student; "
+                f"{lexicon}: line {number} spells {word!r} with {unknown!r}, no unit of the student; "
                 "make the lexicon of its units.vocab"
             )
         words.add(word)
