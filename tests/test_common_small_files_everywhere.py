@@ -24,6 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.experiment import _known_seconds
 from pipeline.ladder import load_ladder
 from pipeline.paths import roots_from
+from pipeline.language_model.arpa import read_arpa
 from pipeline.run_record import read_record
 from pipeline.transcripts import read_trn
 from student.data.manifest import read_manifest
@@ -79,6 +80,7 @@ READERS: dict[str, Reader] = {
     ),
     "a packed run": ("packed.json", lambda path: read_run(path, roots_from({})), PipelineError),
     "homophones": ("alike.txt", read_homophones, PipelineError),
+    "an ARPA file": ("units.arpa", read_arpa, PipelineError),
     "an id list": ("ids.txt", listed, PipelineError),
     "the best step": ("checkpoints/best.json", lambda path: best_step(path.parents[1]), StudentError),
     "metrics": ("metrics.jsonl", lambda path: metrics(path.parent), StudentError),
@@ -254,6 +256,7 @@ ALLOWED = {
     "teacher_cache/store/memory_map.py": {"np.memmap"},  # of a file whose digest `ensure_map` compared
     "teacher_cache/teacher_training/tokens.py": {"np.load"},  # our own arrays in scratch, never pickled
     "teacher_cache/teacher_training/text.py": {"lzma.open", "gzip.open"},  # of streams that it opened
+    "pipeline/language_model/arpa.py": {"gzip.open"},  # of a stream of `open_regular`
     "pipeline/corpus/download.py": {"tarfile.open"},  # of a stream whose MD5 is published
 }
 
