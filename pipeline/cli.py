@@ -10,6 +10,8 @@ import click
 
 from pipeline.cli_cache import cache
 from pipeline.cli_runs import average_of_option, average_option, compare, export, report, run_folder, runs
+from pipeline.cli_lm import lm
+from pipeline.cli_runs import average_of_option, average_option, export, run_folder, runs
 from pipeline.console import DomainErrorGroup, config_argument, emit, json_option, set_option, with_roots
 from pipeline.paths import Roots
 
@@ -182,6 +184,7 @@ def experiment(ladder: str, overrides: tuple[str, ...], jobs: int, roots: Roots,
 
 
 for command in (cache, runs, compare, report, export):
+for command in (cache, lm, runs, export):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -132,4 +132,5 @@ def test_an_order_out_of_range_and_no_text_are_refused(order: int) -> None:
 
 def test_memory_grows_with_tokens_and_order() -> None:
     assert bytes_needed(10**6, 4) == 10**6 * (60 + 3 * 28)
+    assert bytes_needed(10**6, 3, num_words=10) == 10**6 * 60 + 28 * (100 + 1000)
     assert math.isclose(bytes_needed(2 * 10**6, 3), 2 * bytes_needed(10**6, 3))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def _lines(path: Path) -> Iterator[_Lines]:
         size = raw.tell()
         raw.seek(0)
         with progress(f"reading {path.name}", total=size / MEGABYTE, unit="MB") as advance:
-            stream: IO[bytes] = gzip.open(raw) if path.suffix == ".gz" else raw
+            stream: Any = gzip.open(raw) if path.suffix == ".gz" else raw
             try:
                 yield _Lines(_raw_lines(stream, raw, advance))
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -170,7 +170,7 @@ def _read_order(
             f"holds {len(log_probs):,} {length}-grams from line {first_line} on; its head says {count:,}"
         )
     table = np.frombuffer(ids, dtype=np.int32).reshape(-1, length) if ids else np.zeros((0, length), np.int32)
-    context = np.zeros(count, dtype=np.int64)
+    context: np.ndarray = np.zeros(count, dtype=np.int64)
     for place in range(length - 1):  # from the first word on, one word more each time
         context = table[:, place] if not place else keys[place].find(context * len(words) + table[:, place])
         context = context.astype(np.int64)

@@ -168,4 +168,5 @@ def _discounted(
 
 def _log10(values: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
-        return np.maximum(np.log10(values), _NEVER).astype(np.float32)
+        logarithms: np.ndarray = np.maximum(np.log10(values), _NEVER).astype(np.float32)
+        return logarithms

@@ -13,9 +13,9 @@ from pipeline.errors import PipelineError
 from pipeline.language_model.ngram_model import END, START, UNKNOWN
 
 UNKNOWN_ID, START_ID, END_ID = 0, 1, 2
+_MOST_TOKENS = 2**31 - 1
 BYTES_PER_TOKEN = 60  # while one order is sorted: its keys, their order, the sorted keys, ranks, words
 BYTES_PER_ENTRY = 28  # kept of an n-gram; there are at most as many of each order as tokens
-_MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,13 @@ class CountedOrder:
     count: np.ndarray
 
 
-def bytes_needed(num_tokens: int, order: int) -> int:
-    """The most memory that counting and estimating n-grams takes, of tokens with their sentences' ends."""
-    return num_tokens * (BYTES_PER_TOKEN + BYTES_PER_ENTRY * (order - 1))
+def bytes_needed(num_tokens: int, order: int, num_words: int = _MOST_TOKENS) -> int:
+    """The most memory that counting and estimating n-grams takes.
+
+    num_tokens : with the sentences' ends     num_words : different ones
+    """
+    num_entries = sum(min(num_tokens, num_words**length) for length in range(2, order + 1))
+    return num_tokens * BYTES_PER_TOKEN + num_entries * BYTES_PER_ENTRY
 
 
 def corpus_of(sentences: Iterable[Sequence[str]], vocabulary: Iterable[str] = ()) -> Corpus:

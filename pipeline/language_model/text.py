@@ -16,6 +16,7 @@ from teacher_cache.teacher_training.text import (
     SentenceCounts,
     SentenceRules,
     TranscriptOverlap,
+    first_lines,
     is_held_out,
     sample_sentences,
 )
@@ -69,7 +70,7 @@ class LanguageText:
 
 
 def text_recipe(request: TextRequest) -> dict[str, Any]:
-    """Everything that decides the sentences, JSON-ready. Raises PipelineError for a file that is not there."""
+    """Everything that decides the sentences, JSON-ready. PipelineError for a file that is not there."""
     config = request.config
     return {
         "text_sha256": [_digest(path) for path in request.paths],
@@ -141,3 +142,24 @@ def _digest(path: Path) -> str:
 
 def _digest_of_all(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
+
+
+def words_in(request: TextRequest, lines: int) -> tuple[int, list[str]]:
+    """About how many words the text and the transcripts hold, and sentences of the text's first lines.
+
+    The rest of the files is taken to be like their first lines, byte for byte as they lie on the disk.
+    """
+    sample: list[str] = []
+    num_words = 0.0
+    for path in request.paths:
+        found, share = first_lines(path, lines)
+        for line in found:
+            try:
+                sample.append(request.normalise(line))
+            except request.unspeakable:
+                continue
+        num_words += sum(len(line.split()) for line in found) / max(share, 1e-9)
+    spoken = request.train if request.config.transcripts else []
+    num_words += sum(len(text.split()) for text in spoken)
+    most = request.config.max_sentences * request.config.max_words
+    return int(min(num_words, most)), [text for text in (*sample, *spoken[:lines]) if text]
