@@ -158,12 +158,10 @@ def open_network(folder: Path, num_units: int, digest: str) -> NetworkScorer:
         )
     except Exception as error:  # transformers, safetensors and torch each raise their own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PipelineError(
-            f"{folder}: holds no network ({reason}); train it with `bert2ctc lm train`"
-        ) from None
+        raise PipelineError(f"{folder}: holds no network ({reason}); use `bert2ctc lm train`") from None
     if model.config.vocab_size != num_units:
         raise PipelineError(
-            f"{folder}: has {model.config.vocab_size} units with the blank, the student {num_units}; train one "
-            "of these units with `bert2ctc lm train`"
+            f"{folder}: has {model.config.vocab_size} units with the blank, the student {num_units}; train "
+            "one of these units with `bert2ctc lm train`"
         )
     return NetworkScorer(model, digest)

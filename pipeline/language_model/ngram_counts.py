@@ -49,7 +49,9 @@ def bytes_needed(num_tokens: int, order: int, num_words: int = _MOST_TOKENS) -> 
 
     num_tokens : with the sentences' ends     num_words : different ones
     """
-    num_entries = sum(min(num_tokens, num_words**length) for length in range(2, order + 1))
+    num_entries = 0
+    for length in range(2, order + 1):
+        num_entries += min(num_tokens, num_words**length)
     return num_tokens * BYTES_PER_TOKEN + num_entries * BYTES_PER_ENTRY
 
 

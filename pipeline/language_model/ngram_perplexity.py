@@ -69,7 +69,8 @@ def token_log_probs(model: NgramModel, tokens: np.ndarray) -> np.ndarray:
         weights = np.where(history >= 0, model.orders[length - 2].backoff[history], 0.0)
         entry = _entries(order.context, order.word, history, tokens, len(model.words))
         found = np.where(entry >= 0, order.log_prob[entry] if len(order) else 0.0, found + weights)
-    return found * math.log(10)
+    natural: np.ndarray = found * math.log(10)
+    return natural
 
 
 def _entries(

@@ -100,7 +100,8 @@ def language_text(request: TextRequest) -> LanguageText:
         max_words=config.max_words,
         overlap_words=config.overlap_words,
     )
-    sample, counts = [], SentenceCounts()
+    sample: list[str] = []
+    counts = SentenceCounts()
     if request.paths:
         text_bytes = sum(path.stat().st_size for path in request.paths)
         workers = num_cores() if text_bytes > MUCH_TEXT_BYTES else 1
