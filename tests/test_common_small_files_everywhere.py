@@ -23,8 +23,8 @@ from pipeline.demo.sites import read_sites
 from pipeline.errors import PipelineError
 from pipeline.experiment import _known_seconds
 from pipeline.ladder import load_ladder
-from pipeline.paths import roots_from
 from pipeline.language_model.arpa import read_arpa
+from pipeline.paths import roots_from
 from pipeline.run_record import read_record
 from pipeline.transcripts import read_trn
 from student.data.manifest import read_manifest
