@@ -19,7 +19,7 @@ RANKS = $(if $(filter-out 1,$(GPUS)),--gpus $(GPUS))
 RUN_OPTION = $(if $(RUN),--run-dir '$(RUN)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo data teacher teacher-cache train evaluate experiment clean
+.PHONY: help setup test check demo data teacher teacher-cache train evaluate experiment report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ evaluate: $(STAMP) ## word error rates of a trained student, greedy CTC
 
 experiment: $(STAMP) ## several students, one cache, one table (CONFIG names a ladder)
 	$(BERT2CTC) experiment '$(CONFIG)' --jobs '$(JOBS)' $(OVERRIDES)
+
+report: $(STAMP) ## one page on the runs of a ladder (CONFIG) or on one run (RUN): report.html
+	$(BERT2CTC) report '$(if $(RUN),$(RUN),$(CONFIG))' --out report.html --force
 
 clean: ## remove test and build leftovers; never data, caches or runs
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from pipeline.cli_cache import cache
-from pipeline.cli_runs import average_of_option, average_option, export, run_folder, runs
+from pipeline.cli_lm import lm
+from pipeline.cli_runs import average_of_option, average_option, compare, export, report, run_folder, runs
 from pipeline.console import DomainErrorGroup, config_argument, emit, json_option, set_option, with_roots
 from pipeline.paths import Roots
 
@@ -181,7 +182,7 @@ def experiment(ladder: str, overrides: tuple[str, ...], jobs: int, roots: Roots,
     emit(run_experiment(ladder, roots, overrides, jobs), as_json)
 
 
-for command in (cache, runs, export):
+for command in (cache, lm, runs, compare, report, export):
     main.add_command(command)
 
 if __name__ == "__main__":

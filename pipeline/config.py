@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.demo.plan import DemoCorpusConfig
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
+from pipeline.language_model.settings import LanguageModelConfig
 from student.config import UNIT_MODEL_TYPES, StudentConfig
 from teacher_cache.common.differences import listed
 from teacher_cache.common.small_files import parse_toml
@@ -90,6 +91,7 @@ class ExperimentConfig:
     teacher_training: TeacherTrainingConfig | None
     cache: CacheConfig
     build: BuildConfig
+    language_model: LanguageModelConfig
     student: StudentConfig
 
     def __post_init__(self) -> None:
@@ -115,6 +117,7 @@ TABLES: Mapping[str, Any] = {
     "teacher_training": TeacherTrainingConfig,
     "cache": CacheConfig,
     "build": BuildConfig,
+    "language_model": LanguageModelConfig,
     **{name: type(getattr(StudentConfig(), name)) for name in _STUDENT_TABLES},
 }
 
@@ -229,6 +232,7 @@ def _from_tables(reference: str, path: Path, tables: dict[str, Any], folder: Pat
         teacher_training=_optional(TeacherTrainingConfig, tables, "teacher_training"),
         cache=typed(CacheConfig, tables.get("cache", {}), "cache"),
         build=typed(BuildConfig, tables.get("build", {}), "build"),
+        language_model=typed(LanguageModelConfig, tables.get("language_model", {}), "language_model"),
         student=StudentConfig(**student),
     )
 

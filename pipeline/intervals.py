@@ -10,6 +10,7 @@ from pipeline.errors import PipelineError
 
 DRAWS = 10_000
 LEVEL = 0.95
+_DRAWS_AT_ONCE = 1000  # weights of ten thousand utterances then take 80 MB
 
 
 def bootstrap_ratios(
@@ -38,9 +39,14 @@ def bootstrap_ratios(
     membership = np.zeros((len(blocks), len(names)))
     membership[np.arange(len(blocks)), [names[block] for block in blocks]] = 1
     chances = np.full(len(names), 1 / len(names))
-    weights = np.random.default_rng(seed).multinomial(len(names), chances, size=draws)
-    above, below = weights @ (numerators @ membership).T, weights @ (denominators @ membership).T
-    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
+    sums = (numerators @ membership).T, (denominators @ membership).T
+    generator, ratios = np.random.default_rng(seed), np.full((draws, len(numerators)), np.nan)
+    for start in range(0, draws, _DRAWS_AT_ONCE):  # the generator goes on: the same draws as all at once
+        part = ratios[start : start + _DRAWS_AT_ONCE]
+        weights = generator.multinomial(len(names), chances, size=len(part))
+        above, below = (weights @ of_blocks for of_blocks in sums)
+        np.divide(above, below, out=part, where=below > 0)
+    return ratios
 
 
 def mean_over_seeds(ratios: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where things lie: the four roots, and below them prepared data and teachers."""
+"""Where things lie: the four roots, and below them prepared data, teachers and language models."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ from teacher_cache.common.files import canonical_json
 
 if TYPE_CHECKING:  # numpy loads only for the commands that read a config
     from pipeline.config import ExperimentConfig
+
+_OF_THE_TEXT = (
+    "transcripts", "max_sentences", "max_words", "overlap_words", "held_out_fraction", "seed",
+)  # fmt: skip
+_OF_A_KIND = {
+    "words": ("word_order",),
+    "units": ("unit_order",),
+    "network": (
+        "num_layers", "hidden_dim", "num_heads", "max_positions", "max_steps", "batch_size", "learning_rate",
+        "warmup_fraction", "weight_decay", "dropout",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,3 +72,27 @@ def own_teacher_folder(config: ExperimentConfig, roots: Roots) -> Path:
     """Where a teacher that is fetched or trained here lies, whether it is there yet or not."""
     name = config.teacher.name or config.teacher.model.replace("/", "--")
     return roots.runs / "teachers" / name
+
+
+def language_model_folder(config: ExperimentConfig, roots: Roots, kind: str) -> Path:
+    """Where a language model of a config lies, whether it is there yet or not; equal settings share one.
+
+    kind : "words" or "units", an n-gram of these, or "network"
+    """
+    from pipeline.config import as_tables
+
+    table = as_tables(config)["language_model"]
+    decisive = {key: table[key] for key in (*_OF_THE_TEXT, *_OF_A_KIND[kind])}
+    facts = {
+        **decisive,
+        "text": list(language_model_text(config)),
+        "prepared": prepared_folder(config, roots).name,
+    }
+    digest = hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:8]
+    return roots.runs / "language_models" / f"{config.name}-{kind}-{digest}"
+
+
+def language_model_text(config: ExperimentConfig) -> tuple[str, ...]:
+    """The text files of a config's language models, below the data root: its own, else the teacher's."""
+    training = config.teacher_training
+    return config.language_model.text or (training.text if training else ())

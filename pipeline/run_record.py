@@ -91,7 +91,7 @@ def claim_run(folder: Path, tables: Mapping[str, Any], facts: Mapping[str, Any])
         record = {"config": dict(tables), **facts, **provenance(), "state": "started"}
         write_record(folder, record)
         return record
-    found = differences(with_defaults(record["config"]), with_defaults(tables))
+    found = differences(_of_the_student(record["config"]), _of_the_student(tables))
     if found:
         free = shlex.quote(str(_free_name(folder)))
         raise PipelineError(
@@ -114,6 +114,11 @@ def with_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
         else table
         for name, table in tables.items()
     }
+
+
+def _of_the_student(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run; an external language model is chosen afterwards."""
+    return {name: table for name, table in with_defaults(tables).items() if name != "language_model"}
 
 
 def _defaults(table_type: Any) -> dict[str, Any]:

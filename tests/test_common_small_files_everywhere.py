@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from test_common_small_files import make_socket
 
+from pipeline.comparison.run_facts import evaluations_of, read_run
+from pipeline.comparison.words import read_homophones
 from pipeline.config import SplitConfig, load_config
 from pipeline.corpus.prepare import _reuse
 from pipeline.corpus.read import CorpusLocation, read_split
@@ -21,6 +23,8 @@ from pipeline.demo.sites import read_sites
 from pipeline.errors import PipelineError
 from pipeline.experiment import _known_seconds
 from pipeline.ladder import load_ladder
+from pipeline.language_model.arpa import read_arpa
+from pipeline.paths import roots_from
 from pipeline.run_record import read_record
 from pipeline.transcripts import read_trn
 from student.data.manifest import read_manifest
@@ -69,6 +73,14 @@ READERS: dict[str, Reader] = {
     "a corpus' summary": ("corpus.json", lambda path: _existing(path.parent, {}), PipelineError),
     "a corpus' sites": ("sites.jsonl", lambda path: read_sites(path.parent, "test"), PipelineError),
     "transcripts": ("dev.ref.trn", read_trn, PipelineError),
+    "an evaluation": (
+        "evaluation/test.utterances.jsonl",
+        lambda path: evaluations_of(path.parents[1]),
+        PipelineError,
+    ),
+    "a packed run": ("packed.json", lambda path: read_run(path, roots_from({})), PipelineError),
+    "homophones": ("alike.txt", read_homophones, PipelineError),
+    "an ARPA file": ("units.arpa", read_arpa, PipelineError),
     "an id list": ("ids.txt", listed, PipelineError),
     "the best step": ("checkpoints/best.json", lambda path: best_step(path.parents[1]), StudentError),
     "metrics": ("metrics.jsonl", lambda path: metrics(path.parent), StudentError),
@@ -93,7 +105,11 @@ READERS: dict[str, Reader] = {
     "a teacher's config": ("config.json", lambda path: model_family(path.parent), CacheError),
     "a vocabulary": ("vocab.txt", lambda path: make_tokenizer("vocab.txt", 9, path, []), CacheError),
 }
-NEVER_PARSED = {"an id list", "a run's lock"}  # a line is an item that is reported; a lock is held or not
+NEVER_PARSED = {
+    "an id list",
+    "homophones",
+    "a run's lock",
+}  # lines are items or words; a lock is held
 ANY_OBJECT = {"a run's record", "a teacher's note", "a teacher's config"}
 FREE_TEXT = {"a vocabulary", "transcripts"}
 THINGS: dict[str, Callable[[Path], object]] = {
@@ -240,6 +256,7 @@ ALLOWED = {
     "teacher_cache/store/memory_map.py": {"np.memmap"},  # of a file whose digest `ensure_map` compared
     "teacher_cache/teacher_training/tokens.py": {"np.load"},  # our own arrays in scratch, never pickled
     "teacher_cache/teacher_training/text.py": {"lzma.open", "gzip.open"},  # of streams that it opened
+    "pipeline/language_model/arpa.py": {"gzip.open"},  # of a stream of `open_regular`
     "pipeline/corpus/download.py": {"tarfile.open"},  # of a stream whose MD5 is published
 }
 

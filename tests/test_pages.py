@@ -130,7 +130,7 @@ def test_what_usage_shows_of_caches_runs_and_downloads_is_run(own_folder: Path) 
     for words in lines_of(ROOT / "docs" / "usage.md"):
         group, command, rest = (*words[1:3], words[3:]) if words[0] == "bert2ctc" else ("", "", [])
         is_quick = group in ("cache", "runs") or "--dry-run" in rest and group == "data"
-        needs_more = {"build", "diff", "--recompute", "--plot", "UTTERANCE_ID"}  # a teacher, runs, a corpus
+        needs_more = {"build", "diff", "RUN", "--recompute", "--plot", "UTTERANCE_ID"}  # teacher, run, corpus
         if not is_quick or needs_more & set(words):
             continue
         if not (own_folder / "caches" / plan.manifest.fingerprint).exists():

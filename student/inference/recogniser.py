@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from student.errors import StudentError
 from student.frames import frames_after_subsampling
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.export import inference_model, is_exported, read_exported
+from student.inference.speed import DECODER, ENCODER, Stopwatch
+from student.model.outputs import StudentOutput
 from student.model.student_model import Bert2CTC, inference_state
 from student.training.device import choose_device, choose_precision, describe_device
 
@@ -56,12 +59,16 @@ class Recogniser:
         return texts[max(texts)][0]
 
     @torch.inference_mode()
-    def transcripts(self, waveforms: Tensor, sample_lengths: Tensor) -> dict[int, list[str]]:
+    def transcripts(
+        self, waveforms: Tensor, sample_lengths: Tensor, stopwatch: Stopwatch | None = None
+    ) -> dict[int, list[str]]:
         """Text of each waveform by every layer that CTC trained, the final layer's last.
 
         waveforms : float32 (B, S) in -1..1     sample_lengths : int64 (B,)
+        stopwatch : gets the seconds of the encoder, and of decoding the final layer
         The text of a waveform too short for one encoder frame is empty.
         """
+        stopwatch = stopwatch or Stopwatch(self.device)
         lengths = sample_lengths.tolist()
         features, subsampling = self.config.features, self.config.conformer.subsampling
         is_long_enough = [frames_after_subsampling(length, features, subsampling) > 0 for length in lengths]
@@ -69,17 +76,25 @@ class Recogniser:
             rows = torch.tensor(is_long_enough)
             return {
                 layer: _with_gaps(texts, is_long_enough)
-                for layer, texts in self.transcripts(waveforms[rows], sample_lengths[rows]).items()
+                for layer, texts in self.transcripts(waveforms[rows], sample_lengths[rows], stopwatch).items()
             }
         if not lengths:
             return {layer: [] for layer in self.model.ctc_layers}
+        with stopwatch.measured(ENCODER):
+            output = self.forward(waveforms, sample_lengths)
+        final, texts = max(output.ctc_logits), {}
+        for layer, logits in output.ctc_logits.items():
+            with stopwatch.measured(DECODER) if layer == final else nullcontext():
+                texts[layer] = transcripts_of(logits, output.frame_lengths, self.units)
+        return texts
+
+    @torch.inference_mode()
+    def forward(self, waveforms: Tensor, sample_lengths: Tensor) -> StudentOutput:
+        """CTC logits by layer and the frames of each waveform; none may be shorter than a frame."""
         heard, frame_lengths = self.model.features(waveforms.to(self.device), sample_lengths.to(self.device))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.model(heard, frame_lengths)
-        return {
-            layer: transcripts_of(logits, output.frame_lengths, self.units)
-            for layer, logits in output.ctc_logits.items()
-        }
+            output: StudentOutput = self.model(heard, frame_lengths)
+        return output
 
 
 def _with_gaps(texts: list[str], has_text: list[bool]) -> list[str]:

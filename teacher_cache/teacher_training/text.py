@@ -242,6 +242,20 @@ def _paragraph_batches(paths: Sequence[Path]) -> Iterator[list[str]]:
                     before = raw.tell()
 
 
+def first_lines(path: Path, count: int) -> tuple[list[str], float]:
+    """The first `count` lines of a text, and about what share of the file's bytes they take, 1 for all.
+
+    Raises CacheError for text that cannot be read.
+    """
+    lines: list[str] = []
+    with path.open("rb") as raw:
+        for batch in _decoded_batches(path, raw):
+            lines += batch
+            if len(lines) >= count:
+                return lines, raw.tell() / path.stat().st_size
+    return lines, 1.0
+
+
 def _decoded_batches(path: Path, raw: BinaryIO) -> Iterator[list[str]]:
     stream: Iterable[bytes] = raw
     if path.suffix == ".xz":

@@ -1,0 +1,1 @@
+"""The report: one HTML page on several runs that needs nothing else."""

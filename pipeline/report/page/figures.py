@@ -1,0 +1,95 @@
+"""Figures of the report as SVG to stand inside a page: its colour of text, told apart without colour."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+Points = Sequence[tuple[float, float]]
+Curves = Mapping[str, Points]
+"""Label -> (x, y), ascending."""
+
+MOST_POINTS = 150  # of a curve; more are averaged in runs of equal length
+_INK = "#010203"  # stands for the page's own colour of text
+# In the middle between black and white, so that they are seen on both; told apart by dash and marker as well.
+_COLOURS = ("#3b82c4", "#c2611f", "#3d9148", "#a855a8", "#8a7a1f", "#c0506b", "#2b9a9a", "#7a6ccf")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 3)), (0, (1, 3)))
+_MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
+_MARKED = 8  # points of a curve that carry its marker
+
+
+def curves(
+    drawn: Curves, x_label: str, y_label: str, name: str, *, is_log_y: bool = False, is_log_x: bool = False
+) -> str:
+    """An SVG of labelled curves, "" where there is none.
+
+    name : of the figure, distinct within its page     is_log_x : to the base 2, with a tick at each x
+    """
+    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: it would look for a screen
+
+    drawn = {label: thinned(points) for label, points in drawn.items() if points}
+    if not drawn:
+        return ""
+    settings = {
+        "svg.fonttype": "none",
+        "font.size": 11,
+        "svg.hashsalt": name,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), _INK),
+        **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(5.0, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (label, points) in enumerate(drawn.items()):
+            axes.plot(
+                *zip(*points, strict=True),
+                label=label,
+                color=_COLOURS[number % len(_COLOURS)],
+                linestyle=_DASHES[number % len(_DASHES)],
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=5,
+                markevery=max(1, len(points) // _MARKED),
+                linewidth=1.6,
+            )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if is_log_y and all(y > 0 for points in drawn.values() for _, y in points):
+            axes.set_yscale("log")
+        if is_log_x:
+            ticks = sorted({x for points in drawn.values() for x, _ in points})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        axes.grid(alpha=0.25)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=10, frameon=False)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return embedded(stream.getvalue(), name)
+
+
+def embedded(svg: str, name: str) -> str:
+    """The <svg> element alone: no addresses, ids of its own, the page's colour and font, as wide as it."""
+    element = svg[svg.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    element = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", element)
+    element = element.replace("xlink:href", "href").replace(_INK, "currentColor")
+    element = re.sub(r'\bid="', f'id="{name}-', element)
+    element = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", element)
+    element = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", element)
+    element = re.sub(r"font-family: [^;\"]+;? ?", "", element)
+    element = re.sub(r"<!--.*?-->", "", element, flags=re.DOTALL)
+    head, sign, rest = element.partition(">")
+    return re.sub(r' (?:width|height)="[^"]*"', "", head) + sign + rest
+
+
+def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """At most so many points: means of neighbours, the last point as it is."""
+    step = -(-len(points) // most)
+    if step == 1:
+        return list(points)
+    groups = [points[start : start + step] for start in range(0, len(points), step)]
+    means = [tuple(sum(part) / len(group) for part in zip(*group, strict=True)) for group in groups[:-1]]
+    return [*((x, y) for x, y in means), points[-1]]
