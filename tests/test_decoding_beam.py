@@ -210,7 +210,7 @@ def test_the_prior_is_the_share_of_all_mass_that_units_get(units: Units) -> None
 def test_what_does_not_fit_is_refused(units: Units) -> None:
     with pytest.raises(StudentError, match="9 units.*student.*lm ngram"):
         BeamDecoder(name="beam_ngram", units=units, scorer=ToyScorer(9))
-    with pytest.raises(StudentError, match="bert2ctc tune"):
+    with pytest.raises(StudentError, match="bert2ctc tune RUN"):
         BeamDecoder(name="beam", units=units, weights=FusionWeights(prior=0.1))
     with pytest.raises(StudentError, match="finite"):
         FusionWeights(language=-1.0)

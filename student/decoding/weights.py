@@ -30,7 +30,7 @@ class FusionWeights:
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, asdict(self).values())) or self.language < 0 or self.prior < 0:
-            raise StudentError(f"{self}: finite, and language and prior 0 and up; run `bert2ctc tune`")
+            raise StudentError(f"{self}: finite, and language and prior 0 and up; run `bert2ctc tune RUN`")
 
 
 def estimated_log_prior(logits: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
