@@ -85,7 +85,9 @@ class BeamDecoder:
                 "make it of the student's units with `bert2ctc lm ngram`"
             )
         if self.weights.prior and (self.log_prior is None or self.log_prior.shape != (size,)):
-            raise StudentError(f"a prior's weight needs {size} log-priors; find both with `bert2ctc tune RUN`")
+            raise StudentError(
+                f"a prior's weight needs {size} log-priors; find both with `bert2ctc tune RUN`"
+            )
 
     @torch.inference_mode()
     def decode(self, logits: Tensor, frame_lengths: Tensor) -> list[list[Hypothesis]]:
