@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -57,7 +58,8 @@ def run_experiment(reference: str, roots: Roots, overrides: Sequence[str], jobs:
         for training in trainings
     }
     if places:
-        ended = run_side_by_side(chains, places)
+        after = {training.run: training.begins_with for training in trainings if training.begins_with}
+        ended = run_side_by_side(chains, places, after)
     else:
         threads = {training.run: training.config.student.trainer.threads for training in trainings}
         ended = {run: _one_by_one(chain, threads[run]) for run, chain in chains.items()}
@@ -123,8 +125,11 @@ def _chain(
     training: Training, ladder: Ladder, roots: Roots, overrides: Sequence[str], fingerprint: str
 ) -> Chain:
     """The commands that train a student, against the cache of its own corpus, and evaluate it."""
-    settings = _options("--set", (*overrides, *training.overrides))
-    run = str(roots.runs / ladder.name / training.run)
+    folder = roots.runs / ladder.name
+    initial = json.dumps(str(folder / training.begins_with), ensure_ascii=False)
+    begins_with = [f"trainer.initial_checkpoint={initial}"] if training.begins_with else []
+    settings = _options("--set", (*overrides, *training.overrides, *begins_with))
+    run = str(folder / training.run)
     data, runs = ["--data-root", str(roots.data)], ["--runs-root", str(roots.runs)]
     cache = ["--cache", fingerprint, "--cache-root", str(roots.cache)]
     return (
@@ -148,6 +153,7 @@ def _row(
         "corpus": training.corpus_name,
         "seed": training.seed,
         "run": training.run,
+        "begins_with": training.begins_with,
         "wer": first["wer"],
         "cer": first["cer"],
         "steps": trained["steps"],
@@ -170,7 +176,7 @@ def differences_between(ladder: Ladder, trainings: Sequence[Training], roots: Ro
     """Each student minus the first and minus the one before it: on each demo corpus, and on all together."""
     if any(training.config.demo_corpus is None for training in trainings):
         return []
-    names, seeds = list(ladder.students), sorted({training.seed for training in trainings})
+    names, seeds = ladder.compared, sorted({training.seed for training in trainings})
     corpora = list(dict.fromkeys(training.corpus_name for training in trainings))
     together = [(corpus,) for corpus in corpora] + ([tuple(corpora)] if len(corpora) > 1 else [])
     pairs = [(name, minus) for before, name in pairwise(names) for minus in dict.fromkeys((names[0], before))]

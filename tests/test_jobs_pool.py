@@ -48,6 +48,23 @@ def test_as_many_at_a_time_as_places_and_the_commands_of_a_chain_in_order(
     assert most == 2 and len(lines) == 12
 
 
+def test_a_chain_waits_for_the_one_that_it_comes_after(tmp_path: Path, program: Program) -> None:
+    log = tmp_path / "log"
+    program(f'echo "+ $4" >> {log}; [ $4 = base ] && sleep 0.4; echo "- $4" >> {log}; echo "{{}}"')
+    chains = {name: [("train", name)] for name in ("base", "first", "second", "alone")}
+    after = {"first": "base", "second": "base"}
+    assert list(run_side_by_side(chains, TWO, after).keys()) == ["alone", "base", "first", "second"]
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert lines.index("+ alone") < lines.index("- base"), "the free place was left empty"
+    assert lines.index("- base") < min(lines.index("+ first"), lines.index("+ second"))
+
+
+def test_what_comes_after_a_failure_is_not_begun(program: Program) -> None:
+    program('[ "$4" = base ] && exit 3; echo "{}"')
+    with pytest.raises(CommandFailed, match="not begun: first;"):
+        run_side_by_side({"base": [("train", "base")], "first": [("train", "first")]}, TWO, {"first": "base"})
+
+
 @pytest.mark.parametrize(("ending", "code"), [("exit 3", 1), ("exit 75", 75), ("kill -9 $$", 1)])
 def test_a_failure_stops_the_others_and_all_are_named(
     program: Program, capfd: pytest.CaptureFixture[str], ending: str, code: int

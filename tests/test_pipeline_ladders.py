@@ -72,6 +72,27 @@ def test_seeds_and_corpora_multiply_students_and_every_run_is_its_own() -> None:
     assert len(by_seed) == 2 and by_seed[0] == by_seed[1], "a corpus changed the student"
 
 
+def test_a_student_begins_with_the_base_of_its_own_seed_and_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "branches.toml"
+    path.write_text(BRANCHES, encoding="utf-8")
+    ladder = load_ladder(str(path))
+    assert ladder.compared == ("more", "kd")
+    begins = {one.run: one.begins_with for one in trainings_of(ladder, ())}
+    assert begins == {
+        "base-seed-1": "", "base-seed-2": "", "more-seed-1": "base-seed-1", "more-seed-2": "base-seed-2",
+        "kd-seed-1": "base-seed-1", "kd-seed-2": "base-seed-2",
+    }  # fmt: skip
+
+
+BRANCHES = """
+config = "demo"
+seeds = [1, 2]
+[students.base]
+[students.more]
+begins_with = "base"
+[students.kd]
+begins_with = "base"
+"""
 STUDENT = "[students.ctc]"
 
 
@@ -100,6 +121,17 @@ STUDENT = "[students.ctc]"
         (f"config = 'demo'\nseeds = [1]\n{STUDENT}\n'trainer.seed' = 2", r"\[students.ctc\] sets it too"),
         ("config='demo'\n[corpora.b]\n[corpora.a-b]\n[students.x]\n[students.x-a]", "share the run 'x-a-b'"),
         ("config = demo", "is not valid TOML"),
+        (f"config='demo'\n{STUDENT}\nbegins_with='ctc'", "begins_with = 'ctc' must be a student above it: none"),
+        (f"config='demo'\n{STUDENT}\nbegins_with='kd'\n[students.kd]", "must be a student above it: none"),
+        (f"config='demo'\n{STUDENT}\n[students.kd]\nbegins_with=1", "begins_with = 1 must be .*: ctc"),
+        (
+            f"config='demo'\n{STUDENT}\n[students.kd]\nbegins_with='ctc'\n'trainer.initial_checkpoint'='x'",
+            "students.kd: begins_with and trainer.initial_checkpoint",
+        ),
+        (
+            f"config='demo'\n{STUDENT}\n[students.kd]\nbegins_with='ctc'\n'conformer.model_dim'=96",
+            "kd cannot begin with the weights of ctc: .*model_dim.*96",
+        ),
     ],
 )
 def test_a_ladder_that_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:

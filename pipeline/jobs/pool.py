@@ -24,15 +24,18 @@ _LOOK_SECONDS = 0.2
 Chain = Sequence[Sequence[str]]  # commands, each the arguments of `bert2ctc`, that run one after the other
 
 
-def run_side_by_side(chains: Mapping[str, Chain], places: Sequence[Place]) -> dict[str, list[dict[str, Any]]]:
+def run_side_by_side(
+    chains: Mapping[str, Chain], places: Sequence[Place], after: Mapping[str, str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """The results of each chain's commands by its name, as many chains at a time as there are places.
 
+    after : chain -> the chain above it that must have ended before it begins
     The first command that fails, a queue's signal or Ctrl-C stops all: trainings save a checkpoint first.
     Raises CommandFailed, with 75 after a queue's signal, that names what failed and what was stopped;
     KeyboardInterrupt after Ctrl-C, at once after a second one.
     """
     with stop_on_signals() as stop, told_apart() as tell:
-        pool = _Pool(chains, places, tell)
+        pool = _Pool(chains, places, tell, after or {})
         try:
             pool.run(stop)
         finally:
@@ -69,11 +72,13 @@ def _failure(pool: _Pool) -> CommandFailed:
 class _Pool:
     """All chains: those that wait, those at work, and how the others ended."""
 
-    def __init__(self, chains: Mapping[str, Chain], places: Sequence[Place], tell: Tell) -> None:
+    def __init__(
+        self, chains: Mapping[str, Chain], places: Sequence[Place], tell: Tell, after: Mapping[str, str]
+    ) -> None:
         self.results: dict[str, list[dict[str, Any]]] = {}
         self.failed: dict[str, tuple[int, Sequence[str]]] = {}
-        self._chains, self._tell = chains, tell
-        self._waiting, self._free = deque(chains), list(reversed(places))
+        self._chains, self._tell, self._after = chains, tell, after
+        self._waiting, self._free = list(chains), list(reversed(places))
         self._at_work: list[_Worker] = []
         self._is_stopping = False
 
@@ -87,10 +92,17 @@ class _Pool:
         while self._at_work or (self._waiting and not self._is_stopping):
             if (stop or self.failed) and not self._is_stopping:
                 self.ask_to_stop()
-            while self._waiting and self._free and not self._is_stopping:
-                name = self._waiting.popleft()
+            while self._free and not self._is_stopping and (name := self._next_ready()):
+                self._waiting.remove(name)
                 self._at_work.append(_Worker(name, self._chains[name], self._free.pop(), self._tell))
             self._look()
+
+    def _next_ready(self) -> str | None:
+        """The first that waits for no other chain."""
+        ready = (
+            name for name in self._waiting if name not in self._after or self._after[name] in self.results
+        )
+        return next(ready, None)
 
     def end(self) -> None:
         """Nothing of ours runs afterwards."""
