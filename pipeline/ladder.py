@@ -19,14 +19,14 @@ from teacher_cache.settings import NAME_RULE, is_name, shown_value
 
 SEED = "trainer.seed"
 _BEGINS_WITH, _INITIAL_CHECKPOINT = "begins_with", "trainer.initial_checkpoint"
-_KEYS = ("config", "evaluate", "seeds", "corpora", "students")
+_KEYS = ("config", "evaluate", "seeds", "settings", "corpora", "students")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ladder:
     """The students of one experiment, in the order in which they are trained.
 
-    students : by name, what differs from the config     corpora : the same of corpora, for everything that
+    students : by name, what differs from the config, `settings` of the file included     corpora : the same of corpora, for everything that
     is made of them, the students too; {} where the config's own is the only one
     seeds : values of trainer.seed, each of which every student is trained with; () for the config's own
     begins_with : student -> the one above it with whose last weights it begins; both with one seed
@@ -119,12 +119,15 @@ def _from_tables(path: Path, tables: Mapping[str, Any]) -> Ladder:
     if not students:
         raise PipelineError("a ladder needs at least one [students.NAME] table")
     begins_with = _bases(students)
+    settings = tables.get("settings", {})
+    if not isinstance(settings, dict):
+        raise PipelineError(f"settings = {shown_value(settings)} must be a table: [settings]")
     return Ladder(
         name=path.stem,
         path=path,
         config=str((path.parent / config).resolve()) if config.endswith(".toml") else config,
         evaluate=_list(tables, "evaluate", str, ("dev",)),
-        students={name: _without(table, _BEGINS_WITH) for name, table in students.items()},
+        students={name: settings | _without(table, _BEGINS_WITH) for name, table in students.items()},
         begins_with=begins_with,
         corpora=_named_tables(tables, "corpora"),
         seeds=_list(tables, "seeds", int, ()),
@@ -166,12 +169,13 @@ def _bases(students: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
             if base not in above:
                 known = ", ".join(above) or "none"
                 raise PipelineError(
-                    f"students.{name}: {_BEGINS_WITH} = {shown_value(base)} must be a student above it: {known}"
+                    f"students.{name}: {_BEGINS_WITH} = {shown_value(base)} must be a student above it: "
+                    f"{known}"
                 )
             if _INITIAL_CHECKPOINT in table:
                 raise PipelineError(
-                    f"students.{name}: {_BEGINS_WITH} and {_INITIAL_CHECKPOINT} both say what it begins with; "
-                    "leave one out"
+                    f"students.{name}: {_BEGINS_WITH} and {_INITIAL_CHECKPOINT} both say what it begins "
+                    "with; leave one out"
                 )
             bases[name] = base
         above.append(name)

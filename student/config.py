@@ -289,7 +289,7 @@ _SHAPELESS = {"conformer": {"dropout", "taps"}, "features": set[str]()}
 
 
 def weight_shapes(config: StudentConfig) -> dict[str, dict[str, Any]]:
-    """The settings that shape the weights of encoder and CTC head, by table: what fine-tuning cannot change."""
+    """The settings that shape encoder and CTC head, by table: what fine-tuning cannot change."""
     tables = asdict(config)
     return {
         name: {key: value for key, value in tables[name].items() if key not in shapeless}

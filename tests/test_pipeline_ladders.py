@@ -78,6 +78,8 @@ def test_a_student_begins_with_the_base_of_its_own_seed_and_corpus(tmp_path: Pat
     ladder = load_ladder(str(path))
     assert ladder.compared == ("more", "kd")
     begins = {one.run: one.begins_with for one in trainings_of(ladder, ())}
+    steps = {one.student: one.config.student.trainer.max_steps for one in trainings_of(ladder, ())}
+    assert steps == {"base": 500, "more": 900, "kd": 900}, "settings are for all, a student's own come last"
     assert begins == {
         "base-seed-1": "", "base-seed-2": "", "more-seed-1": "base-seed-1", "more-seed-2": "base-seed-2",
         "kd-seed-1": "base-seed-1", "kd-seed-2": "base-seed-2",
@@ -87,7 +89,10 @@ def test_a_student_begins_with_the_base_of_its_own_seed_and_corpus(tmp_path: Pat
 BRANCHES = """
 config = "demo"
 seeds = [1, 2]
+[settings]
+"trainer.max_steps" = 900
 [students.base]
+"trainer.max_steps" = 500
 [students.more]
 begins_with = "base"
 [students.kd]
@@ -121,7 +126,12 @@ STUDENT = "[students.ctc]"
         (f"config = 'demo'\nseeds = [1]\n{STUDENT}\n'trainer.seed' = 2", r"\[students.ctc\] sets it too"),
         ("config='demo'\n[corpora.b]\n[corpora.a-b]\n[students.x]\n[students.x-a]", "share the run 'x-a-b'"),
         ("config = demo", "is not valid TOML"),
-        (f"config='demo'\n{STUDENT}\nbegins_with='ctc'", "begins_with = 'ctc' must be a student above it: none"),
+        (f"config = 'demo'\nsettings = 3\n{STUDENT}", "settings = 3 must be a table"),
+        (f"config = 'demo'\n[settings]\n'trainer.max_stepz' = 3\n{STUDENT}", "max_stepz"),
+        (
+            f"config='demo'\n{STUDENT}\nbegins_with='ctc'",
+            "begins_with = 'ctc' must be a student above it: none",
+        ),
         (f"config='demo'\n{STUDENT}\nbegins_with='kd'\n[students.kd]", "must be a student above it: none"),
         (f"config='demo'\n{STUDENT}\n[students.kd]\nbegins_with=1", "begins_with = 1 must be .*: ctc"),
         (

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.console import say
@@ -21,21 +22,41 @@ from student.signals import REQUEUE_EXIT_CODE, StopRequest, stop_on_signals
 
 _LOOK_SECONDS = 0.2
 
-Chain = Sequence[Sequence[str]]  # commands, each the arguments of `bert2ctc`, that run one after the other
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An argument that is known once another chain has ended: an entry of its last command's result."""
+
+    chain: str
+    key: str
+
+
+Command = Sequence[str | Later]  # the arguments of `bert2ctc`
+Chain = Sequence[Command]  # commands that run one after the other
+Results = Mapping[str, Sequence[Mapping[str, Any]]]  # of each chain's commands, by the chain's name
+
+
+def known(command: Command, results: Results) -> list[str]:
+    """The command's arguments once all that it waits for has ended."""
+    return [str(results[part.chain][-1][part.key]) if isinstance(part, Later) else part for part in command]
 
 
 def run_side_by_side(
-    chains: Mapping[str, Chain], places: Sequence[Place], after: Mapping[str, str] | None = None
+    chains: Mapping[str, Chain],
+    places: Sequence[Place],
+    after: Mapping[str, Sequence[str]] | None = None,
+    ended: Results | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The results of each chain's commands by its name, as many chains at a time as there are places.
 
-    after : chain -> the chain above it that must have ended before it begins
+    after : chain -> the chains above it that must have ended before it begins     ended : the results of
+    chains that have ended before
     The first command that fails, a queue's signal or Ctrl-C stops all: trainings save a checkpoint first.
     Raises CommandFailed, with 75 after a queue's signal, that names what failed and what was stopped;
     KeyboardInterrupt after Ctrl-C, at once after a second one.
     """
     with stop_on_signals() as stop, told_apart() as tell:
-        pool = _Pool(chains, places, tell, after or {})
+        pool = _Pool(chains, places, tell, after or {}, ended or {})
         try:
             pool.run(stop)
         finally:
@@ -73,11 +94,16 @@ class _Pool:
     """All chains: those that wait, those at work, and how the others ended."""
 
     def __init__(
-        self, chains: Mapping[str, Chain], places: Sequence[Place], tell: Tell, after: Mapping[str, str]
+        self,
+        chains: Mapping[str, Chain],
+        places: Sequence[Place],
+        tell: Tell,
+        after: Mapping[str, Sequence[str]],
+        ended: Results,
     ) -> None:
         self.results: dict[str, list[dict[str, Any]]] = {}
         self.failed: dict[str, tuple[int, Sequence[str]]] = {}
-        self._chains, self._tell, self._after = chains, tell, after
+        self._chains, self._tell, self._after, self._ended = chains, tell, after, ended
         self._waiting, self._free = list(chains), list(reversed(places))
         self._at_work: list[_Worker] = []
         self._is_stopping = False
@@ -87,6 +113,10 @@ class _Pool:
         """Names of the chains without all their results."""
         return [name for name in self._chains if name not in self.results]
 
+    @property
+    def _all(self) -> Results:
+        return {**self._ended, **self.results}
+
     def run(self, stop: StopRequest) -> None:
         """Until all have ended: well, or because one failed or a stop was asked for."""
         while self._at_work or (self._waiting and not self._is_stopping):
@@ -94,15 +124,16 @@ class _Pool:
                 self.ask_to_stop()
             while self._free and not self._is_stopping and (name := self._next_ready()):
                 self._waiting.remove(name)
-                self._at_work.append(_Worker(name, self._chains[name], self._free.pop(), self._tell))
+                chain = [known(command, self._all) for command in self._chains[name]]
+                self._at_work.append(_Worker(name, chain, self._free.pop(), self._tell))
             self._look()
 
     def _next_ready(self) -> str | None:
         """The first that waits for no other chain."""
-        ready = (
-            name for name in self._waiting if name not in self._after or self._after[name] in self.results
-        )
-        return next(ready, None)
+        for name in self._waiting:
+            if all(earlier in self._all for earlier in self._after.get(name, ())):
+                return name
+        return None
 
     def end(self) -> None:
         """Nothing of ours runs afterwards."""
@@ -143,7 +174,7 @@ class _Pool:
 class _Worker:
     """A chain at its place: the command that runs, those that follow, the results of those before."""
 
-    def __init__(self, name: str, chain: Chain, place: Place, tell: Tell) -> None:
+    def __init__(self, name: str, chain: Sequence[Sequence[str]], place: Place, tell: Tell) -> None:
         self.name, self.place, self._tell = name, place, tell
         self.commands, self.results = deque(chain), list[dict[str, Any]]()
         self.start_next()

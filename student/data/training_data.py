@@ -118,7 +118,7 @@ class Split:
     ) -> TrainingBatch:
         """What the objective takes in that phase, on `device`; SpecAugment where the speech is augmented."""
         features, frame_lengths = log_mel(speech.waveforms.to(device), speech.sample_lengths.to(device))
-        if self.speech.augmentation is not None:
+        if self.speech.augmentation is not None and phase.has_masks:
             generators = [
                 utterance_generator(self.speech.seed, speech.epoch, self.speech.utterances[index].id, "masks")
                 for index in speech.indices
