@@ -55,7 +55,9 @@ def student_chain(training: Training, ladder: Ladder, roots: Roots, overrides: S
     run = str(folder / training.run)
     data, runs = ["--data-root", str(roots.data)], ["--runs-root", str(roots.runs)]
     fingerprint = Later(labels_name(training.corpus), "fingerprint")
-    cache: list[str | Later] = ["--cache", fingerprint, "--cache-root", str(roots.cache)] if needs_labels(training) else []
+    cache: list[str | Later] = (
+        ["--cache", fingerprint, "--cache-root", str(roots.cache)] if needs_labels(training) else []
+    )
     return [
         ("train", ladder.config, *settings, "--run-dir", run, *data, *cache, *runs),
         ("evaluate", run, *_options("--split", ladder.evaluate), *data, *runs),
