@@ -26,8 +26,9 @@ _KEYS = ("config", "evaluate", "seeds", "settings", "corpora", "students")
 class Ladder:
     """The students of one experiment, in the order in which they are trained.
 
-    students : by name, what differs from the config, `settings` of the file included     corpora : the same of corpora, for everything that
-    is made of them, the students too; {} where the config's own is the only one
+    students : by name, what differs from the config, the file's [settings] included
+    corpora : the same of corpora, for everything that is made of them, the students too; {} where the
+    config's own is the only one
     seeds : values of trainer.seed, each of which every student is trained with; () for the config's own
     begins_with : student -> the one above it with whose last weights it begins; both with one seed
     """

@@ -1,4 +1,4 @@
-"""Masks begin when the config says, and grow to the length of words where dev shows that CTC can bear them."""
+"""Masks begin when the config says, and grow to the length of words where dev shows that it is time."""
 
 from __future__ import annotations
 

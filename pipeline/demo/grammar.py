@@ -47,7 +47,8 @@ FILLERS = "table river music winter silver doctor kettle button".split()
 
 # Of each reach a frame with the cue before the slot and one with the cue behind it. A 4-gram reaches a near
 # cue, three words away, and no far one, six away. Few distances: a small masked language model finds fixed
-# positions several times sooner, and so does a student. Each frame gives 640 sentences or more for a cue and a word.
+# positions several times sooner, and so does a student. Each frame gives 640 sentences or more for a cue
+# and a word.
 FRAMES = {
     NEAR: (
         "the CUE SUBJECT VERB SLOT ADVERB",
