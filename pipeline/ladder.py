@@ -210,15 +210,15 @@ def corpora_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Corpus, ...]:
 def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ...]:
     """Every student with every seed on every corpus, its config loaded: faults are told before any work.
 
-    In the order corpora, students, seeds. Raises PipelineError for a student that no config allows, a seed
+    In the order corpora, seeds, students: a seed's comparison is whole before the next begins. Raises PipelineError for a student that no config allows, a seed
     that is set twice, and two trainings that would share a folder.
     """
     if ladder.seeds:
         _refuse_other_seeds(ladder, overrides)
     made = []
     for corpus in corpora_of(ladder, overrides):
-        for student, changes in ladder.students.items():
-            for seed in ladder.seeds or (None,):
+        for seed in ladder.seeds or (None,):
+            for student, changes in ladder.students.items():
                 own = (*corpus.overrides, *_settings(changes))
                 own = own if seed is None else (*own, f"{SEED}={seed}")
                 config = _load(ladder, f"students.{student}", (*overrides, *own))
