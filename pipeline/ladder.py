@@ -210,8 +210,9 @@ def corpora_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Corpus, ...]:
 def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ...]:
     """Every student with every seed on every corpus, its config loaded: faults are told before any work.
 
-    In the order corpora, seeds, students: a seed's comparison is whole before the next begins. Raises PipelineError for a student that no config allows, a seed
-    that is set twice, and two trainings that would share a folder.
+    In the order corpora, seeds, students: a seed's comparison is whole before the next begins.
+    Raises PipelineError for a student that no config allows, a seed that is set twice, and two trainings
+    that would share a folder.
     """
     if ladder.seeds:
         _refuse_other_seeds(ladder, overrides)
