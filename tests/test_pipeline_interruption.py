@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+
+from pipeline.jobs.places import Place
+from pipeline.jobs.pool import run_side_by_side
+from pipeline.processes import run_command
 
 KILLS = int(os.environ.get("BERT2CTC_TEST_KILLS", "3"))
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
@@ -130,6 +136,60 @@ def test_what_nohup_or_a_background_job_ignores_stays_ignored(number: signal.Sig
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=60)[1] == expected(signal.SIGTERM)
+
+
+SLOW_START = """
+import os, signal, time
+blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+with open(os.environ["MASKS"], "a") as masks:
+    print(signal.SIGINT in blocked, file=masks)
+print("begun", flush=True)
+time.sleep(0.3)
+"""
+
+
+def starting(tmp_path: Path) -> dict[str, str]:
+    """The environment in which Python's own start takes a while and says so."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    return {**os.environ, "PYTHONPATH": path, "MASKS": str(tmp_path / "masks")}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs `env --block-signal` of coreutils")
+def test_an_interrupt_while_python_starts_is_one_line_too(tmp_path: Path) -> None:
+    """Installed beside its Python, as pip does, the command holds the signal back until it can answer."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    shutil.copy(Path(__file__).parents[1] / "bin/bert2ctc", folder)
+    (folder / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (folder / "python3").chmod(0o755)
+    (tmp_path / "elsewhere").symlink_to(folder / "bert2ctc")
+    for command in (folder / "bert2ctc", tmp_path / "elsewhere"):
+        process = subprocess.Popen(
+            [command, "cache", "ls", "--cache-root", tmp_path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=starting(tmp_path),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        begun(process)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output, errors) == (130, "", expected(signal.SIGINT))
+
+
+def test_a_command_that_ours_starts_holds_an_interrupt_back_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in starting(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START.replace('print("begun", flush=True)', ""))
+    command = ["cache", "ls", "--cache-root", str(tmp_path / "caches")]
+    run_command(*command)
+    run_side_by_side({"a": [command]}, [Place()])
+    assert (tmp_path / "masks").read_text().split() == ["True", "True"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.parametrize("kill", range(KILLS))

@@ -17,7 +17,15 @@ from typing import Any
 from pipeline.console import say
 from pipeline.jobs.display import Tell, told_apart
 from pipeline.jobs.places import Place
-from pipeline.processes import REUSED, CommandFailed, exit_code_of_chain, is_reused, program_of, result_of
+from pipeline.processes import (
+    REUSED,
+    CommandFailed,
+    exit_code_of_chain,
+    interrupts_held_back,
+    is_reused,
+    program_of,
+    result_of,
+)
 from student.signals import REQUEUE_EXIT_CODE, StopRequest, stop_on_signals
 
 _LOOK_SECONDS = 0.2
@@ -183,12 +191,13 @@ class _Worker:
         self.arguments = self.commands.popleft()
         self._tell(self.name, f"$ bert2ctc {shlex.join(self.arguments)}")
         self._output = tempfile.TemporaryFile("w+", encoding="utf-8")  # a pipe would have to be emptied
-        self.process = subprocess.Popen(
-            program_of(self.arguments),
-            stdout=self._output,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **self.place.environment},
-        )
+        with interrupts_held_back():
+            self.process = subprocess.Popen(
+                program_of(self.arguments),
+                stdout=self._output,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **self.place.environment},
+            )
         self.place.take(self.process.pid)
         assert self.process.stderr is not None
         self.lines, self._rest, self.has_more = self.process.stderr, b"", True
