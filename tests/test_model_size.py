@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,9 +66,9 @@ def test_a_student_larger_than_the_machine_is_one_line_and_never_allocated() -> 
     assert "\n" not in str(told.value)
 
 
-def test_a_model_file_whose_config_asks_for_more_is_refused_before_it_is_made() -> None:
+def test_a_model_file_whose_config_asks_for_more_is_refused_before_it_is_made(tmp_path: Path) -> None:
     """An exported model.toml, a run's config and a checkpoint are one: settings beside weights."""
-    checkpoint = checkpoint_of_student()
+    checkpoint = checkpoint_of_student(tmp_path)
     weights, small = inference_state(dict(checkpoint.model)), checkpoint.config.conformer
     inference_model(checkpoint.config, weights, checkpoint.units_model, "a.pt")
     for change in (

@@ -138,6 +138,24 @@ def test_what_nohup_or_a_background_job_ignores_stays_ignored(number: signal.Sig
     assert process.communicate(timeout=60)[1] == expected(signal.SIGTERM)
 
 
+IMPORTING_FIRST = """
+import time
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "pipeline.interruption":
+            print("begun", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+from pipeline.__main__ import main
+main()
+"""
+NEVER_HEEDED = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+import pipeline.cli
+from pipeline.__main__ import main
+pipeline.cli.main = lambda **options: print(signal.getsignal(signal.SIGINT).name)
+main()
+"""
 SLOW_START = """
 import os, signal, time
 blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -190,6 +208,19 @@ def test_a_command_that_ours_starts_holds_an_interrupt_back_as_well(
     run_side_by_side({"a": [command]}, [Place()])
     assert (tmp_path / "masks").read_text().split() == ["True", "True"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_an_interrupt_of_a_start_that_imports_what_it_needs_is_no_traceback() -> None:
+    process = start(AS_AT_A_TERMINAL + IMPORTING_FIRST)
+    begun(process)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -signal.SIGINT
+
+
+def test_an_interrupt_that_was_ignored_before_the_start_stays_ignored() -> None:
+    output, errors = start(AS_AT_A_TERMINAL + NEVER_HEEDED).communicate(timeout=60)
+    assert (output, errors) == ("SIG_IGN\n", "")
 
 
 @pytest.mark.parametrize("kill", range(KILLS))
