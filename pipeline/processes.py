@@ -43,12 +43,12 @@ def program_of(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """For the start of a program of ours, which inherits it: SIGINT waits until its first line runs.
+def signals_held_back() -> Iterator[None]:
+    """For the start of a program of ours, which inherits it: signals wait until its first line runs.
 
-    Until then Python would answer with a traceback.
+    Until then Python would answer SIGINT with a traceback, and the others with nothing.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -126,7 +126,7 @@ def _run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
 
     previous = {number: signal.signal(number, pass_on) for number in heeded(_PASSED_ON)}
     try:
-        with interrupts_held_back():
+        with signals_held_back():
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         for number in early:
             process.send_signal(number)

@@ -21,10 +21,10 @@ from pipeline.processes import (
     REUSED,
     CommandFailed,
     exit_code_of_chain,
-    interrupts_held_back,
     is_reused,
     program_of,
     result_of,
+    signals_held_back,
 )
 from student.signals import REQUEUE_EXIT_CODE, StopRequest, stop_on_signals
 
@@ -191,7 +191,7 @@ class _Worker:
         self.arguments = self.commands.popleft()
         self._tell(self.name, f"$ bert2ctc {shlex.join(self.arguments)}")
         self._output = tempfile.TemporaryFile("w+", encoding="utf-8")  # a pipe would have to be emptied
-        with interrupts_held_back():
+        with signals_held_back():
             self.process = subprocess.Popen(
                 program_of(self.arguments),
                 stdout=self._output,
