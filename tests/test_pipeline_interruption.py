@@ -170,6 +170,7 @@ time.sleep(0.3)
 
 def starting(tmp_path: Path) -> dict[str, str]:
     """The environment in which Python's own start takes a while and says so."""
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "sitecustomize.py").write_text(SLOW_START)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
     return {**os.environ, "PYTHONPATH": path, "MASKS": str(tmp_path / "masks")}
@@ -185,13 +186,15 @@ def test_a_signal_while_python_starts_is_one_line_too(number: signal.Signals, tm
     (folder / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (folder / "python3").chmod(0o755)
     (tmp_path / "elsewhere").symlink_to(folder / "bert2ctc")
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('a file of the folder where it was called')")
     for command in [folder / "bert2ctc", *[tmp_path / "elsewhere"] * (number == signal.SIGINT)]:
         process = subprocess.Popen(
             [command, "cache", "ls", "--cache-root", tmp_path],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=starting(tmp_path),
+            env=starting(tmp_path / "path"),
+            cwd=tmp_path,
             preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
         )
         begun(process)

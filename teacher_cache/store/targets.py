@@ -55,7 +55,7 @@ class TargetsBatch:
         np.putmask(places, places >= ends[:, None], len(self.rows.gold_ids))
         return places
 
-    def padded(self, values: np.ndarray, padding: float, dtype: npt.DTypeLike = None) -> np.ndarray:
+    def padded(self, values: np.ndarray, padding: float, dtype: npt.DTypeLike | None = None) -> np.ndarray:
         """(B, U, ...) of values (N, ...), one a row."""
         one_more = np.empty((len(values) + 1, *values.shape[1:]), dtype or values.dtype)
         one_more[:-1], one_more[-1] = values, padding
