@@ -52,6 +52,11 @@ class Ours:
         targets = self.reader.targets(digest)
         return targets.top_ids, targets.top_logprobs
 
+    def padded(self, digests: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        batch = self.reader.batch(digests)
+        ids, logprobs = batch.rows.top_ids, batch.rows.top_logprobs
+        return batch.padded(ids, 0, np.int64), batch.padded(logprobs, -np.inf)
+
 
 class Nothing:
     """A worker without labels."""
@@ -62,6 +67,8 @@ class Nothing:
 
 def padded_batch(labels: rivals.Labels, digests: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """ids (B, U, k), zeros as padding, and log-probabilities (B, U, k), -inf as padding."""
+    if isinstance(labels, Ours):  # one look-up and one gather; the others know one utterance at a time
+        return labels.padded(digests)
     rows = [labels.rows(digest) for digest in digests]
     shape = (len(rows), max(len(ids) for ids, _ in rows), rows[0][0].shape[1])
     ids, logprobs = np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32)

@@ -12,6 +12,7 @@ def main() -> None:
     from pipeline.interruption import catch_signals
 
     catch_signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # what bin/bert2ctc held back is answered here
     from pipeline.cli import main as commands
 
     commands(prog_name="bert2ctc")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,20 @@ from typing import Any
 from pipeline.console import Report
 from pipeline.demo.homophones import compare_runs, score_run
 from pipeline.errors import PipelineError
+from pipeline.experiment_chains import (
+    LABELS,
+    labels_chain,
+    labels_name,
+    of_corpus,
+    speech_commands,
+    speech_stages,
+    student_chain,
+    trains_beside_students,
+    waits_for,
+)
 from pipeline.files import FILES
 from pipeline.jobs.places import Place, places_for, thread_environment
-from pipeline.jobs.pool import Chain, run_side_by_side
+from pipeline.jobs.pool import Chain, known, run_side_by_side
 from pipeline.ladder import Corpus, Ladder, Training, load_ladder, trainings_of
 from pipeline.paths import Roots, prepared_folder
 from pipeline.processes import run_command
@@ -25,52 +35,65 @@ from teacher_cache.common.files import write_json
 from teacher_cache.common.small_files import is_there
 from teacher_cache.common.typed import convert
 
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the students of one corpus have in common.
-
-    seconds : by stage     cache : its fingerprint
-    accuracy : the teacher's at the demo's homophones, by kind; {} elsewhere
-    """
-
-    seconds: Mapping[str, float]
-    cache: str
-    accuracy: Mapping[str, float]
+Ended = dict[str, Sequence[Mapping[str, Any]]]  # the results of commands, by the name of their chain
 
 
 def run_experiment(reference: str, roots: Roots, overrides: Sequence[str], jobs: int = 1) -> Report:
     """Every stage of the ladder, each reused where it is there; writes `<runs>/<name>/results.json`.
 
-    jobs : students that train at the same time. Raises PipelineError, before any work for a ladder, config or
-    number of jobs that cannot be.
+    jobs : commands that run at the same time, once the speech is prepared. Raises PipelineError, before any
+    work for a ladder, config or number of jobs that cannot be.
     """
     ladder = load_ladder(reference)
     trainings = trainings_of(ladder, overrides)
     places = _places(trainings, jobs)
     folder = roots.runs / ladder.name
-    known = _known_seconds(folder / "results.json")
+    known_seconds = _known_seconds(folder / "results.json")
     corpora = {training.corpus.name: training.corpus for training in trainings}
-    shared = {name: _shared_stages(ladder, one, roots, overrides, known) for name, one in corpora.items()}
-    chains = {
-        training.run: _chain(training, ladder, roots, overrides, shared[training.corpus.name].cache)
-        for training in trainings
-    }
-    if places:
-        ended = run_side_by_side(chains, places)
-    else:
-        threads = {training.run: training.config.student.trainer.threads for training in trainings}
-        ended = {run: _one_by_one(chain, threads[run]) for run, chain in chains.items()}
+    ended: Ended = {}
+    for corpus in corpora.values():
+        commands = speech_commands(ladder, corpus, roots, overrides)
+        ended[of_corpus("speech", corpus.name)] = [run_command(*known(one, {})) for one in commands]
+    _run_labels_and_students(ladder, trainings, roots, overrides, places, ended)
     rows = [_row(training, ladder, roots, *ended[training.run]) for training in trainings]
+    accuracy = {name: ended[labels_name(one)][0].get("site_accuracy", {}) for name, one in corpora.items()}
     results = {
         "rows": rows,
         "differences": differences_between(ladder, trainings, roots),
-        "seconds": _seconds(shared, rows),
-        "teacher_site_accuracy": _by_corpus({name: one.accuracy for name, one in shared.items()}),
+        "seconds": _seconds(corpora.values(), ended, known_seconds, rows),
+        "teacher_site_accuracy": _by_corpus(accuracy),
         "provenance": provenance(),
     }
     write_json(folder / "results.json", results)
     return Report(results, [*experiment_tables(results), f"written to {folder / 'results.json'}"])
+
+
+def _run_labels_and_students(
+    ladder: Ladder,
+    trainings: Sequence[Training],
+    roots: Roots,
+    overrides: Sequence[str],
+    places: Sequence[Place],
+    ended: Ended,
+) -> None:
+    """Add what their commands give to `ended`: one by one, or side by side at the places."""
+    corpora = {training.corpus.name: training.corpus for training in trainings}
+    # a teacher's numbers depend on its threads as a student's do
+    threads = trainings[0].config.student.trainer.threads
+    labels = {labels_name(one): labels_chain(ladder, one, roots, overrides) for one in corpora.values()}
+    beside = {labels_name(one) for one in corpora.values() if trains_beside_students(one, trainings)}
+    for name, chain in labels.items():
+        if not places or name not in beside:
+            ended[name] = _one_by_one(chain, threads, ended)
+    students = {one.run: student_chain(one, ladder, roots, overrides) for one in trainings}
+    if places:
+        chains = {name: chain for name, chain in labels.items() if name not in ended} | students
+        after = {one.run: waits_for(one) for one in trainings}
+        ended |= run_side_by_side(chains, places, after, ended)
+        return
+    for training in trainings:
+        threads = training.config.student.trainer.threads
+        ended[training.run] = _one_by_one(students[training.run], threads, ended)
 
 
 def _places(trainings: Sequence[Training], jobs: int) -> list[Place]:
@@ -90,52 +113,10 @@ def _places(trainings: Sequence[Training], jobs: int) -> list[Place]:
     return places
 
 
-def _shared_stages(
-    ladder: Ladder, corpus: Corpus, roots: Roots, overrides: Sequence[str], known: Mapping[str, float]
-) -> Shared:
-    """Corpus, manifests, teacher and cache, one after the other with all cores.
-
-    known : seconds of an earlier run; they stand for a stage that had nothing to do
-    """
-    settings = _options("--set", (*overrides, *corpus.overrides))
-    data, cache = ["--data-root", str(roots.data)], ["--cache-root", str(roots.cache)]
-    runs, scratch = ["--runs-root", str(roots.runs)], ["--scratch-root", str(roots.scratch)]
-    own_name = [] if corpus.cache_name == corpus.config.name else ["--name", corpus.cache_name]
-    commands = {
-        "corpus": ("data", "demo", ladder.config, *settings, *data),
-        "prepare": ("data", "prepare", ladder.config, *settings, *data, *runs),
-        "teacher": ("teacher", "train", ladder.config, *settings, *data, *runs, *scratch),
-        "cache": ("cache", "build", ladder.config, *own_name, *settings, *data, *cache, *runs),
-    }
-    if corpus.config.demo_corpus is None:
-        del commands["corpus"]
-    seconds: dict[str, float] = {}
-    results = {}
-    for stage, command in commands.items():
-        done = results[stage] = run_command(*command)
-        before = known.get(_of_corpus(stage, corpus.name), done["seconds"])
-        seconds[stage] = round(float(before if done.get("is_reused") else done["seconds"]), 1)
-    accuracy = results["teacher"].get("site_accuracy", {})
-    return Shared(seconds=seconds, cache=results["cache"]["fingerprint"], accuracy=accuracy)
-
-
-def _chain(
-    training: Training, ladder: Ladder, roots: Roots, overrides: Sequence[str], fingerprint: str
-) -> Chain:
-    """The commands that train a student, against the cache of its own corpus, and evaluate it."""
-    settings = _options("--set", (*overrides, *training.overrides))
-    run = str(roots.runs / ladder.name / training.run)
-    data, runs = ["--data-root", str(roots.data)], ["--runs-root", str(roots.runs)]
-    cache = ["--cache", fingerprint, "--cache-root", str(roots.cache)]
-    return (
-        ("train", ladder.config, *settings, "--run-dir", run, *data, *cache, *runs),
-        ("evaluate", run, *_options("--split", ladder.evaluate), *data, *runs),
-    )
-
-
-def _one_by_one(chain: Chain, threads: int) -> list[dict[str, Any]]:
-    """The results of a student's commands; it is evaluated with the threads that it was trained with."""
-    return [run_command(*command, environment=thread_environment(threads)) for command in chain]
+def _one_by_one(chain: Chain, threads: int, ended: Ended) -> list[dict[str, Any]]:
+    """The results of a chain's commands; a student is evaluated with the threads that it was trained with."""
+    environment = thread_environment(threads)
+    return [run_command(*known(command, ended), environment=environment) for command in chain]
 
 
 def _row(
@@ -148,6 +129,7 @@ def _row(
         "corpus": training.corpus_name,
         "seed": training.seed,
         "run": training.run,
+        "begins_with": training.begins_with,
         "wer": first["wer"],
         "cer": first["cer"],
         "steps": trained["steps"],
@@ -170,7 +152,7 @@ def differences_between(ladder: Ladder, trainings: Sequence[Training], roots: Ro
     """Each student minus the first and minus the one before it: on each demo corpus, and on all together."""
     if any(training.config.demo_corpus is None for training in trainings):
         return []
-    names, seeds = list(ladder.students), sorted({training.seed for training in trainings})
+    names, seeds = ladder.compared, sorted({training.seed for training in trainings})
     corpora = list(dict.fromkeys(training.corpus_name for training in trainings))
     together = [(corpus,) for corpus in corpora] + ([tuple(corpora)] if len(corpora) > 1 else [])
     pairs = [(name, minus) for before, name in pairwise(names) for minus in dict.fromkeys((names[0], before))]
@@ -191,27 +173,30 @@ def differences_between(ladder: Ladder, trainings: Sequence[Training], roots: Ro
     ]
 
 
-def _seconds(shared: Mapping[str, Shared], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """By stage; stages carry a corpus' name where there are several, students that of their run."""
-    stages = {
-        _of_corpus(stage, name): seconds
-        for name, one in shared.items()
-        for stage, seconds in one.seconds.items()
-    }
-    return stages | {f"train_{row['run']}": row["seconds"] for row in rows}
+def _seconds(
+    corpora: Iterable[Corpus],
+    ended: Ended,
+    known_seconds: Mapping[str, float],
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
+    """By stage; stages carry a corpus' name where there are several, students that of their run.
 
-
-def _of_corpus(stage: str, corpus: str) -> str:
-    return f"{stage}_{corpus}" if corpus else stage
+    known_seconds : of an earlier run; they stand for a stage that had nothing to do
+    """
+    seconds = {}
+    for corpus in corpora:
+        stages = [*speech_stages(corpus), *LABELS]
+        done = [*ended[of_corpus("speech", corpus.name)], *ended[labels_name(corpus)]]
+        for stage, result in zip(stages, done, strict=True):
+            name = of_corpus(stage, corpus.name)
+            is_known = result.get("is_reused") and name in known_seconds
+            seconds[name] = round(float(known_seconds[name] if is_known else result["seconds"]), 1)
+    return seconds | {f"train_{row['run']}": row["seconds"] for row in rows}
 
 
 def _by_corpus(facts: Mapping[str, Any]) -> Any:
     """By name where corpora have names, else the only one's."""
     return facts[""] if "" in facts else dict(facts)
-
-
-def _options(option: str, values: Sequence[str]) -> list[str]:
-    return [part for value in values for part in (option, value)]
 
 
 def _known_seconds(path: Path) -> dict[str, float]:

@@ -26,8 +26,8 @@ def catch_signals() -> None:
     """Let SIGINT, SIGTERM, SIGHUP and SIGUSR1 end this process in one line, without a traceback.
 
     What a command has begun it leaves in order, by `Stopped`. While a module is imported nothing is in order:
-    the process ends at once, as a kill would end it. A signal that was ignored before stays ignored. The few
-    hundredths of a second before this is called belong to Python's own start, which answers as Python does.
+    the process ends at once, as a kill would end it. A signal that was ignored before stays ignored. What
+    comes during Python's own start waits for this where `bin/bert2ctc` or a command of ours started it.
     """
     owner = os.getpid()
 

@@ -12,20 +12,25 @@ from typing import Any
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
+from student.config import weight_shapes
+from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.typed import Fault, refuse_unknown
 from teacher_cache.settings import NAME_RULE, is_name, shown_value
 
 SEED = "trainer.seed"
-_KEYS = ("config", "evaluate", "seeds", "corpora", "students")
+_BEGINS_WITH, _INITIAL_CHECKPOINT = "begins_with", "trainer.initial_checkpoint"
+_KEYS = ("config", "evaluate", "seeds", "settings", "corpora", "students")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ladder:
     """The students of one experiment, in the order in which they are trained.
 
-    students : by name, what differs from the config     corpora : the same of corpora, for everything that
-    is made of them, the students too; {} where the config's own is the only one
+    students : by name, what differs from the config, the file's [settings] included
+    corpora : the same of corpora, for everything that is made of them, the students too; {} where the
+    config's own is the only one
     seeds : values of trainer.seed, each of which every student is trained with; () for the config's own
+    begins_with : student -> the one above it with whose last weights it begins; both with one seed
     """
 
     name: str
@@ -35,6 +40,13 @@ class Ladder:
     students: Mapping[str, Mapping[str, Any]]
     corpora: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
+    begins_with: Mapping[str, str]
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The students without those that only serve as the beginning of others."""
+        bases = set(self.begins_with.values())
+        return tuple(name for name in self.students if name not in bases)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +69,13 @@ class Training:
     """One student on one corpus with one seed.
 
     run : the folder's name     overrides : section.key=value, all that differ from the ladder's config
+    begins_with : the run whose last weights it begins with, trained before it; "" for none
     """
 
     student: str
     corpus: Corpus
     run: str
+    begins_with: str
     overrides: tuple[str, ...]
     config: ExperimentConfig
 
@@ -105,12 +119,17 @@ def _from_tables(path: Path, tables: Mapping[str, Any]) -> Ladder:
     students = _named_tables(tables, "students")
     if not students:
         raise PipelineError("a ladder needs at least one [students.NAME] table")
+    begins_with = _bases(students)
+    settings = tables.get("settings", {})
+    if not isinstance(settings, dict):
+        raise PipelineError(f"settings = {shown_value(settings)} must be a table: [settings]")
     return Ladder(
         name=path.stem,
         path=path,
         config=str((path.parent / config).resolve()) if config.endswith(".toml") else config,
         evaluate=_list(tables, "evaluate", str, ("dev",)),
-        students=students,
+        students={name: settings | _without(table, _BEGINS_WITH) for name, table in students.items()},
+        begins_with=begins_with,
         corpora=_named_tables(tables, "corpora"),
         seeds=_list(tables, "seeds", int, ()),
     )
@@ -142,6 +161,32 @@ def _named_tables(tables: Mapping[str, Any], key: str) -> dict[str, Mapping[str,
     return named
 
 
+def _bases(students: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Each student's base by name, one that stands above it: no circle can be written down."""
+    bases, above = {}, list[str]()
+    for name, table in students.items():
+        if _BEGINS_WITH in table:
+            base = table[_BEGINS_WITH]
+            if base not in above:
+                known = ", ".join(above) or "none"
+                raise PipelineError(
+                    f"students.{name}: {_BEGINS_WITH} = {shown_value(base)} must be a student above it: "
+                    f"{known}"
+                )
+            if _INITIAL_CHECKPOINT in table:
+                raise PipelineError(
+                    f"students.{name}: {_BEGINS_WITH} and {_INITIAL_CHECKPOINT} both say what it begins "
+                    "with; leave one out"
+                )
+            bases[name] = base
+        above.append(name)
+    return bases
+
+
+def _without(table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name != key}
+
+
 def corpora_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Corpus, ...]:
     """The ladder's corpora with their configs; one without a name where it lists none.
 
@@ -165,25 +210,52 @@ def corpora_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Corpus, ...]:
 def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ...]:
     """Every student with every seed on every corpus, its config loaded: faults are told before any work.
 
-    In the order corpora, students, seeds. Raises PipelineError for a student that no config allows, a seed
-    that is set twice, and two trainings that would share a folder.
+    In the order corpora, seeds, students: a seed's comparison is whole before the next begins.
+    Raises PipelineError for a student that no config allows, a seed that is set twice, and two trainings
+    that would share a folder.
     """
     if ladder.seeds:
         _refuse_other_seeds(ladder, overrides)
     made = []
     for corpus in corpora_of(ladder, overrides):
-        for student, changes in ladder.students.items():
-            for seed in ladder.seeds or (None,):
+        for seed in ladder.seeds or (None,):
+            for student, changes in ladder.students.items():
                 own = (*corpus.overrides, *_settings(changes))
                 own = own if seed is None else (*own, f"{SEED}={seed}")
                 config = _load(ladder, f"students.{student}", (*overrides, *own))
-                parts = (student, "" if seed is None else f"seed-{seed}", corpus.name)
-                run = "-".join(filter(None, parts))
-                made.append(Training(student=student, corpus=corpus, run=run, overrides=own, config=config))
+                base = ladder.begins_with.get(student)
+                made.append(
+                    Training(
+                        student=student,
+                        corpus=corpus,
+                        run=_run_name(student, seed, corpus),
+                        begins_with=_run_name(base, seed, corpus) if base else "",
+                        overrides=own,
+                        config=config,
+                    )
+                )
+    _refuse_other_shapes(ladder, made)
     runs = [training.run for training in made]
     if shared := {run for run in runs if runs.count(run) > 1}:
         raise PipelineError(f"{ladder.path}: two students would share the run {shared.pop()!r}; rename one")
     return tuple(made)
+
+
+def _run_name(student: str, seed: int | None, corpus: Corpus) -> str:
+    return "-".join(filter(None, (student, "" if seed is None else f"seed-{seed}", corpus.name)))
+
+
+def _refuse_other_shapes(ladder: Ladder, trainings: Sequence[Training]) -> None:
+    """Before hours of a base's training: its weights must fit those that begin with them."""
+    by_run = {training.run: training.config.student for training in trainings}
+    for training in trainings:
+        if training.begins_with:
+            shapes = (weight_shapes(by_run[run]) for run in (training.begins_with, training.run))
+            if found := phrases(differences(*shapes), "{key} {old!r}, here {new!r}"):
+                raise PipelineError(
+                    f"{ladder.path}: {training.student} cannot begin with the weights of "
+                    f"{ladder.begins_with[training.student]}: {listed(found, 5)}; make them equal"
+                )
 
 
 def _refuse_other_seeds(ladder: Ladder, overrides: Sequence[str]) -> None:

@@ -7,7 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -39,6 +40,19 @@ class CommandFailed(PipelineError):
 def program_of(arguments: Sequence[str]) -> list[str]:
     """`bert2ctc ARGUMENTS --json` as a program and its arguments."""
     return [sys.executable, "-m", "pipeline", *arguments, "--json"]
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """For the start of a program of ours, which inherits it: signals wait until its first line runs.
+
+    Until then Python would answer SIGINT with a traceback, and the others with nothing.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def exit_code_of_chain(code: int) -> int:
@@ -112,7 +126,8 @@ def _run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
 
     previous = {number: signal.signal(number, pass_on) for number in heeded(_PASSED_ON)}
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        with signals_held_back():
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         for number in early:
             process.send_signal(number)
         output = _output(process)

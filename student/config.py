@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from student.encoder_config import (
     ENCODER_FRAMES,
@@ -30,6 +31,7 @@ __all__ = [
     "ObjectiveConfig",
     "StudentConfig",
     "TrainerConfig",
+    "weight_shapes",
 ]
 
 UNIT_MODEL_TYPES = ("unigram", "bpe", "char")  # of SentencePiece; its "word" loses what it does not know
@@ -281,3 +283,15 @@ class StudentConfig:
                 f"conformer.model_dim {self.conformer.model_dim} must be divisible by decoder.num_heads "
                 f"{self.decoder.num_heads}"
             )
+
+
+_SHAPELESS = {"conformer": {"dropout", "taps"}, "features": set[str]()}
+
+
+def weight_shapes(config: StudentConfig) -> dict[str, dict[str, Any]]:
+    """The settings that shape encoder and CTC head, by table: what fine-tuning cannot change."""
+    tables = asdict(config)
+    return {
+        name: {key: value for key, value in tables[name].items() if key not in shapeless}
+        for name, shapeless in _SHAPELESS.items()
+    }

@@ -46,6 +46,10 @@ class AugmentationConfig:
     time_mask_fraction: float = setting(
         0.05, "the longest stretch, as a share of the utterance", low=0, high=1
     )
+    masks_from_step: int = setting(
+        0, "nothing is hidden before it: masks prolong the plateau on which CTC writes nothing", unit="steps",
+        low=0, high=10**9,
+    )  # fmt: skip
     word_masks_below_cer: float = setting(
         0.0, "stretches are as long as words once dev's CER was this, such as 0.3, or lower; 0: never",
         low=0, high=1,

@@ -217,6 +217,10 @@ def law_a_backend_gives_the_rows_of_the_store(
         if span.start < middle:
             halves = [backend.rows(slice(span.start, middle)), backend.rows(slice(middle, span.stop))]
             assert_equal_rows(Rows.concatenate(halves), found)
+    for some in (spans, spans[::-1], [spans[0]], [spans[0], slice(7, 7), spans[0]]):
+        gathered = backend.gather(np.array([(span.start, span.stop) for span in some]))
+        assert_equal_rows(gathered, Rows.concatenate([whole[span] for span in some]))
+    assert_equal_rows(backend.gather(np.zeros((0, 2), np.int64)), whole[slice(0, 0)])
 
 
 def law_a_backend_refuses_rows_of_no_receipt(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forgery import as_version_0_1
+from synthetic_cache import make, passages_named, plan_of
 from test_common_small_files import make_socket
 
 from pipeline.comparison.run_facts import evaluations_of, read_run
@@ -37,10 +39,15 @@ from student.training.run_cache import _noted
 from student.training.run_folder import best_step, is_running, mark_best, metrics, read_result
 from teacher_cache.build.plan import BuildPlan
 from teacher_cache.common.lock import read_owner
+from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store import read_manifest as read_cache_manifest
 from teacher_cache.store import resolve, write_name
+from teacher_cache.store.checked_cache import CheckedCache
+from teacher_cache.store.layout import Layout
 from teacher_cache.store.manifest import read_receipts
+from teacher_cache.store.metadata import metadata_faults
+from teacher_cache.store.old_receipts import column_digests
 from teacher_cache.teacher.folder import read_note
 from teacher_cache.teacher.identity import model_family
 from teacher_cache.teacher_training.vocabulary import make_tokenizer
@@ -61,6 +68,18 @@ def listed(path: Path) -> object:
     """An id list; what is wrong with a line of it is an item, so that only the file's own faults raise."""
     (path.parent / "corpus").mkdir()
     return read_split("train", SplitConfig(ids=path.name), CorpusLocation(path.parent, "corpus", path.parent))
+
+
+LAYOUT = Layout(
+    num_rows=3, num_passages=1, top_k=2, temperatures=(1.0,), vocab_size=9, rows_per_shard=1024
+)  # fmt: skip
+
+
+def metadata_of(path: Path) -> object:
+    """Faults of a cache's zarr.json files are a list; what is wrong with this one is told by the first."""
+    folder = path.parents[2]
+    told = [fault for fault in metadata_faults(folder, LAYOUT, {}) if "row/gold_id" in fault]
+    raise CacheError(f"{told[0]} ({path.name})") if told else AssertionError("nothing was told")
 
 
 # What is read -> where it lies below a folder, who reads it, whose exception tells of a fault
@@ -98,6 +117,7 @@ READERS: dict[str, Reader] = {
     "weights": ("model.safetensors", read_safetensors, StudentError),
     "a cache's manifest": ("manifest.json", lambda path: read_cache_manifest(path.parent), CacheError),
     "a receipt": ("receipts/0.json", lambda path: read_receipts(path.parents[1]), CacheError),
+    "an array's metadata": ("row/gold_id/zarr.json", metadata_of, CacheError),
     "a cache's name": ("names/demo", lambda path: resolve(path.parents[1], "demo"), CacheError),
     "a plan": ("plan.json", lambda path: BuildPlan.read(path.parent), CacheError),
     "a build's lock": ("a.lock", read_owner, CacheError),
@@ -149,7 +169,7 @@ def test_what_is_no_file_is_refused_by_every_reader_and_never_waited_for(
     kind: str, thing: str, tmp_path: Path
 ) -> None:
     path = tmp_path / READERS[kind][0]
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     THINGS[thing](path)
     if kind in ("a config", "a ladder"):
         assert "neither a TOML file nor one of" in refused(path, READERS[kind])
@@ -162,13 +182,42 @@ def test_a_foreign_content_is_one_line_of_every_reader(kind: str, content: str, 
     if kind in NEVER_PARSED or (kind in ANY_OBJECT and content == "other keys"):
         return
     path = tmp_path / READERS[kind][0]
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_bytes(CONTENTS[content])
     if kind in FREE_TEXT and content != "no UTF-8":
         READERS[kind][1](path) if kind == "transcripts" else refused(path, READERS[kind])
         return
     told = refused(path, READERS[kind])
     assert path.name in told or kind == "units"  # which are told by their bytes
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fault", [*THINGS, *CONTENTS])
+def test_a_note_of_what_an_old_cache_holds_is_made_again_or_told(
+    fault: str, old_cache: Path, tmp_path: Path
+) -> None:
+    """A note vouches for nothing that it is not itself vouched for: the cache is read whole once more."""
+    cache = CheckedCache(old_cache)
+    note = tmp_path / f"{old_cache.name}.columns.json"
+    if fault in THINGS:
+        THINGS[fault](note)
+    else:
+        note.write_bytes(CONTENTS[fault])
+    if fault == "folder":  # which no file replaces
+        told = refused(note, ("", lambda path: column_digests(cache, tmp_path), CacheError))
+        assert "Is a directory" in told and str(note) in told
+        return
+    assert column_digests(cache, tmp_path) == column_digests(cache, None)
+    assert note.is_file() and not note.is_symlink()
+    written = note.read_bytes()
+    assert column_digests(cache, tmp_path) == column_digests(cache, None)
+    assert note.read_bytes() == written
+
+
+@pytest.fixture(scope="module")
+def old_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    return as_version_0_1(make(folder, plan_of(passages_named(3), config=CacheConfig(top_k=8))))
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="becomes another user, as root can")

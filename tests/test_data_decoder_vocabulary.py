@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from student.config import ObjectiveConfig
 from student.data.decoder_vocabulary import EOS_INDEX, NO_TARGET, DecoderVocabulary, build_vocabulary
 from student.errors import StudentError
-from teacher_cache.store import TeacherTargets
+from teacher_cache.store import TargetsBatch, TeacherTargets
 
 TEACHER_SIZE = 30
 
@@ -33,6 +33,13 @@ def targets_of(num_tokens: int, top_k: int = 5, seed: int = 0, tail: bool = True
         top_logprobs=top.astype(np.float32),
         tail_logprob=outside.astype(np.float32),
     )
+
+
+def batch_of(*targets: TeacherTargets) -> TargetsBatch:
+    """As a reader gives several transcripts."""
+    parts = [(t.gold_ids, t.top_ids, t.top_logprobs, t.tail_logprob) for t in targets]
+    rows = TeacherTargets(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return TargetsBatch(rows, np.array([len(t.gold_ids) for t in targets]))
 
 
 PIECES = st.sets(st.integers(0, TEACHER_SIZE - 1), min_size=1).map(sorted)
@@ -87,7 +94,7 @@ def test_moved_mass_is_what_the_candidates_outside_hold() -> None:
 def test_a_batch_begins_and_ends_with_eos_and_pads_what_is_shorter() -> None:
     long, short = targets_of(3, seed=1), targets_of(1, seed=2)
     vocabulary = DecoderVocabulary(range(TEACHER_SIZE), TEACHER_SIZE)
-    batch = vocabulary.batch([long, short], ObjectiveConfig())
+    batch = vocabulary.batch(batch_of(long, short), ObjectiveConfig())
     assert batch.piece_inputs[0].tolist() == [EOS_INDEX, *(long.gold_ids + 1)]
     assert batch.piece_targets[0].tolist() == [*(long.gold_ids + 1), EOS_INDEX]
     assert batch.piece_targets[1].tolist() == [short.gold_ids[0] + 1, EOS_INDEX, NO_TARGET, NO_TARGET]
@@ -97,10 +104,42 @@ def test_a_batch_begins_and_ends_with_eos_and_pads_what_is_shorter() -> None:
     assert batch.teacher.top_logprobs[1, 1:].isneginf().all()
 
 
+@pytest.mark.parametrize("tail", ["bucket", "renormalise"])
+def test_a_batch_is_its_transcripts_and_padding(tail: str) -> None:
+    """Whatever stands beside it, a transcript has the same inputs, targets, teacher and spans."""
+    targets = [targets_of(tokens, seed=tokens, tail=tail == "bucket") for tokens in (4, 1, 6, 3)]
+    vocabulary, objective = DecoderVocabulary(range(3, 20), TEACHER_SIZE), ObjectiveConfig(tail=tail)
+    random = np.random.default_rng(0)
+    hidden = [random.random(len(target.gold_ids) + 1) < 0.5 for target in targets]
+    spans = [random.integers(0, 9, (len(target.gold_ids) + 1, 2)) for target in targets]
+    batch = vocabulary.batch(batch_of(*targets), objective, hidden, [*spans[:3], None])
+    assert batch.teacher is not None and batch.unit_spans is not None
+    for number, target in enumerate(targets):
+        length = len(target.gold_ids)
+        known = [1 + piece - 3 if 3 <= piece < 20 else None for piece in target.gold_ids.tolist()]
+        heard = [EOS_INDEX, *(vocabulary.unknown_index if index is None else index for index in known)]
+        heard = [
+            vocabulary.unknown_index if hide else index
+            for index, hide in zip(heard, hidden[number], strict=True)
+        ]
+        assert batch.piece_inputs[number].tolist() == [*heard, *[EOS_INDEX] * (6 - length)]
+        asked = [*(NO_TARGET if index is None else index for index in known), EOS_INDEX]
+        assert batch.piece_targets[number].tolist() == [*asked, *[NO_TARGET] * (6 - length)]
+        indices, logprobs, tails = vocabulary.restrict(target, tail)
+        assert batch.teacher.top_indices[number, :length].tolist() == indices.tolist()
+        assert batch.teacher.top_logprobs[number, :length].tolist() == logprobs.tolist()
+        assert batch.teacher.tail_logprob[number, :length].tolist() == tails.tolist()
+        assert batch.teacher.top_logprobs[number, length:].isneginf().all()
+        assert batch.teacher.tail_logprob[number, length:].isneginf().all()
+        own = spans[number].tolist() if number < 3 else [[0, 0]] * (length + 1)
+        assert batch.unit_spans[number].tolist() == [*own, *[[0, 0]] * (6 - length)]
+    assert batch.token_lengths.tolist() == [4, 1, 6, 3]
+
+
 def test_a_piece_that_no_decoder_knows_is_heard_as_unknown_and_never_a_target() -> None:
     target = targets_of(2)
     vocabulary = DecoderVocabulary([int(target.gold_ids[0])], TEACHER_SIZE)
-    batch = vocabulary.batch([target], ObjectiveConfig())
+    batch = vocabulary.batch(batch_of(target), ObjectiveConfig())
     assert vocabulary.num_outputs == 2
     assert batch.piece_inputs.tolist() == [[EOS_INDEX, 1, vocabulary.unknown_index]]
     assert batch.piece_targets.tolist() == [[1, NO_TARGET, EOS_INDEX]]
@@ -108,7 +147,7 @@ def test_a_piece_that_no_decoder_knows_is_heard_as_unknown_and_never_a_target() 
 
 def test_hard_labels_alone_read_no_teacher() -> None:
     vocabulary = DecoderVocabulary(range(TEACHER_SIZE), TEACHER_SIZE)
-    assert vocabulary.batch([targets_of(2)], ObjectiveConfig(distillation_weight=0)).teacher is None
+    assert vocabulary.batch(batch_of(targets_of(2)), ObjectiveConfig(distillation_weight=0)).teacher is None
 
 
 def test_a_vocabulary_without_pieces_is_an_error() -> None:

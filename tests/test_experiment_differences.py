@@ -29,7 +29,7 @@ def write_run(run: Path, num_partners: int) -> None:
 
 def partners_of(training: Training) -> int:
     """More for worse students, later seeds and the other corpus."""
-    student = {"ctc": 30, "interaed_hard": 20, "interaed_kd": 8}[training.student]
+    student = {"base": 36, "ctc": 30, "interaed_hard": 20, "interaed_kd": 8}[training.student]
     return student + training.seed + (4 if training.corpus_name == "other_cues" else 0)
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline import processes
 from pipeline.jobs import places as places_module
 from pipeline.jobs.places import Place, places_for
-from pipeline.jobs.pool import run_side_by_side
+from pipeline.jobs.pool import Later, run_side_by_side
 from pipeline.processes import CommandFailed
 
 WAITS = "trap 'exit 75' TERM; while true; do sleep 0.02; done"
@@ -46,6 +46,31 @@ def test_as_many_at_a_time_as_places_and_the_commands_of_a_chain_in_order(
         running += 1 if line[0] == "+" else -1
         most = max(most, running)
     assert most == 2 and len(lines) == 12
+
+
+def test_a_chain_waits_for_the_one_that_it_comes_after(tmp_path: Path, program: Program) -> None:
+    log = tmp_path / "log"
+    program(f'echo "+ $4" >> {log}; [ $4 = base ] && sleep 0.4; echo "- $4" >> {log}; echo "{{}}"')
+    chains = {name: [("train", name)] for name in ("base", "first", "second", "alone")}
+    after = {"first": ["base"], "second": ["alone", "base"]}
+    assert list(run_side_by_side(chains, TWO, after).keys()) == ["alone", "base", "first", "second"]
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert lines.index("+ alone") < lines.index("- base"), "the free place was left empty"
+    assert lines.index("- base") < min(lines.index("+ first"), lines.index("+ second"))
+
+
+def test_an_argument_that_an_earlier_chain_gives(program: Program) -> None:
+    program('echo "{\\"said\\": \\"$3-$4\\"}"')
+    chains = {"labels": [("teacher", "x"), ("cache", "y")], "kd": [("train", Later("labels", "said"))]}
+    assert run_side_by_side(chains, TWO, {"kd": ["labels"]})["kd"] == [{"said": "train-cache-y"}]
+
+
+def test_what_comes_after_a_failure_is_not_begun(program: Program) -> None:
+    program('[ "$4" = base ] && exit 3; echo "{}"')
+    with pytest.raises(CommandFailed, match="not begun: first;"):
+        run_side_by_side(
+            {"base": [("train", "base")], "first": [("train", "first")]}, TWO, {"first": ["base"]}
+        )
 
 
 @pytest.mark.parametrize(("ending", "code"), [("exit 3", 1), ("exit 75", 75), ("kill -9 $$", 1)])

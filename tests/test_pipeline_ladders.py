@@ -25,9 +25,9 @@ def students_of(ladder_name: str) -> dict[str, ExperimentConfig]:
 
 @pytest.mark.parametrize("ladder", LADDERS)
 def test_no_two_students_of_a_ladder_are_the_same(ladder: str) -> None:
-    students = students_of(ladder)
+    students, compared = students_of(ladder), load_ladder(ladder).compared
     assert len({repr(config.student) for config in students.values()}) == len(students) > 1
-    assert len({config.student.trainer.max_steps for config in students.values()}) == 1
+    assert len({students[name].student.trainer.max_steps for name in compared}) == 1
 
 
 def test_the_family_has_the_terms_of_its_names() -> None:
@@ -42,8 +42,8 @@ def test_the_family_has_the_terms_of_its_names() -> None:
         "self_conditioned": ctc,
         "aed_hard": ctc | {"ce_final"},
         "interaed_hard": ctc | hard,
-        "aed_kd": ctc | {"ce_final", "kd_final"},
-        "interaed_kd": ctc | hard | soft,
+        "aed_kd": ctc | {"kd_final"},
+        "interaed_kd": ctc | soft,
         "teacher_forced_kd": ctc | hard | soft,
         "alignment_kd": ctc | {"ctc_pieces_final", "kd_final"},
         "inter_alignment_kd": ctc | aligned | soft,
@@ -52,15 +52,16 @@ def test_the_family_has_the_terms_of_its_names() -> None:
 
 def test_a_ladder_without_seeds_and_corpora_names_runs_as_its_students() -> None:
     trainings = trainings_of(load_ladder("demo"), ())
-    assert [training.run for training in trainings] == ["ctc", "interaed_hard", "interaed_kd"]
+    assert [training.run for training in trainings] == ["base", "ctc", "interaed_hard", "interaed_kd"]
+    assert [training.begins_with for training in trainings] == ["", "base", "base", "base"]
     assert {(training.seed, training.corpus.name) for training in trainings} == {(1, "")}
     assert {training.corpus.cache_name for training in trainings} == {"demo"}
-    assert [training.seed for training in trainings_of(load_ladder("demo"), ["trainer.seed=2"])] == [2] * 3
+    assert [training.seed for training in trainings_of(load_ladder("demo"), ["trainer.seed=2"])] == [2] * 4
 
 
 def test_seeds_and_corpora_multiply_students_and_every_run_is_its_own() -> None:
     trainings = trainings_of(load_ladder("demo-seeds"), ())
-    assert len({training.run for training in trainings}) == len(trainings) == 3 * 3 * 2
+    assert len({training.run for training in trainings}) == len(trainings) == 4 * 3 * 2
     assert {training.seed for training in trainings} == {1, 2, 3}
     (other,) = (one for one in trainings if one.run == "interaed_kd-seed-2-other_cues")
     assert other.config.student.trainer.seed == 2 and other.config.demo_corpus is not None
@@ -72,6 +73,32 @@ def test_seeds_and_corpora_multiply_students_and_every_run_is_its_own() -> None:
     assert len(by_seed) == 2 and by_seed[0] == by_seed[1], "a corpus changed the student"
 
 
+def test_a_student_begins_with_the_base_of_its_own_seed_and_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "branches.toml"
+    path.write_text(BRANCHES, encoding="utf-8")
+    ladder = load_ladder(str(path))
+    assert ladder.compared == ("more", "kd")
+    begins = {one.run: one.begins_with for one in trainings_of(ladder, ())}
+    steps = {one.student: one.config.student.trainer.max_steps for one in trainings_of(ladder, ())}
+    assert steps == {"base": 600, "more": 900, "kd": 900}, "settings are for all, a student's own come last"
+    assert begins == {
+        "base-seed-1": "", "base-seed-2": "", "more-seed-1": "base-seed-1", "more-seed-2": "base-seed-2",
+        "kd-seed-1": "base-seed-1", "kd-seed-2": "base-seed-2",
+    }  # fmt: skip
+
+
+BRANCHES = """
+config = "demo"
+seeds = [1, 2]
+[settings]
+"trainer.max_steps" = 900
+[students.base]
+"trainer.max_steps" = 600
+[students.more]
+begins_with = "base"
+[students.kd]
+begins_with = "base"
+"""
 STUDENT = "[students.ctc]"
 
 
@@ -100,6 +127,22 @@ STUDENT = "[students.ctc]"
         (f"config = 'demo'\nseeds = [1]\n{STUDENT}\n'trainer.seed' = 2", r"\[students.ctc\] sets it too"),
         ("config='demo'\n[corpora.b]\n[corpora.a-b]\n[students.x]\n[students.x-a]", "share the run 'x-a-b'"),
         ("config = demo", "is not valid TOML"),
+        (f"config = 'demo'\nsettings = 3\n{STUDENT}", "settings = 3 must be a table"),
+        (f"config = 'demo'\n[settings]\n'trainer.max_stepz' = 3\n{STUDENT}", "max_stepz"),
+        (
+            f"config='demo'\n{STUDENT}\nbegins_with='ctc'",
+            "begins_with = 'ctc' must be a student above it: none",
+        ),
+        (f"config='demo'\n{STUDENT}\nbegins_with='kd'\n[students.kd]", "must be a student above it: none"),
+        (f"config='demo'\n{STUDENT}\n[students.kd]\nbegins_with=1", "begins_with = 1 must be .*: ctc"),
+        (
+            f"config='demo'\n{STUDENT}\n[students.kd]\nbegins_with='ctc'\n'trainer.initial_checkpoint'='x'",
+            "students.kd: begins_with and trainer.initial_checkpoint",
+        ),
+        (
+            f"config='demo'\n{STUDENT}\n[students.kd]\nbegins_with='ctc'\n'conformer.model_dim'=48",
+            "kd cannot begin with the weights of ctc: .*model_dim.*48",
+        ),
     ],
 )
 def test_a_ladder_that_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:

@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from evaluated_runs import evaluated_run, utterances_of
 
 from pipeline.cli import main
-from pipeline.report.page.alignment_browser import short_names
+from pipeline.report.page.alignment_browser import choices_by_word, short_names
 from pipeline.report.page.figures import MOST_POINTS, curves, thinned
 from pipeline.report.page.page import as_script_data
+from teacher_cache.passages import Passage
+from teacher_cache.store.inspection import Candidate, InspectedPassage, InspectedToken
 
 HOSTILE = "<script>alert(1)</script>"
 SAID = ["the sea was calm", "we see a ship", "the sea again", "a rare okapi"] * 3
@@ -178,6 +180,9 @@ def test_a_curve_is_told_apart_without_colour_and_stays_small() -> None:
     assert "currentColor" in svg and "#010203" not in svg and "http" not in svg
     assert not re.search(r'id="(?!name-)', svg)
     assert curves({"none": []}, "x", "y", "name") == ""
+    dozen = curves({str(n): [(0.0, n), (1.0, n + 1)] for n in range(12)}, "x", "y", "name")
+    drawn = re.findall(r'style="(fill: none; [^"]*stroke: #[^"]*stroke-width: 1\.6[^"]*)"', dozen)
+    assert len(drawn) >= 12 and len(set(drawn)) == 12
     assert len(thinned(many)) <= MOST_POINTS and thinned(many)[-1] == many[-1]
     assert thinned(many[:5]) == many[:5]
 
@@ -186,3 +191,18 @@ def test_names_lose_what_all_share() -> None:
     assert short_names(["demo/ctc-seed-1", "demo/kd-seed-1"]) == ["ctc", "kd"]
     assert short_names(["demo/ctc", "demo/ctc@words"]) == ["ctc", "ctc@words"]
     assert short_names(["alone/run"]) == ["alone/run"]
+
+
+def test_the_teacher_s_choices_stand_at_the_words_that_they_spell() -> None:
+    def token(piece: str, *others: tuple[str, float]) -> InspectedToken:
+        known = (Candidate(piece, 0.6, True), *(Candidate(text, share, False) for text, share in others))
+        return InspectedToken(piece, 0.6, 1, known, 0.0)
+
+    tokens = (token("the"), token("oka", ("zeb", 0.3), ("no", 1e-5)), token("##pi"), token("swims"))
+    passage = InspectedPassage("a", Passage("", "the okapi swims", ""), tokens)
+    found = choices_by_word(["the", "okapi", "swims"], passage)
+    assert [[piece["piece"] for piece in pieces] for pieces in found] == [["the"], ["oka", "##pi"], ["swims"]]
+    assert found[1][0]["choices"] == [["oka", 60.0], ["zeb", 30.0]]
+    other = choices_by_word(["thé", "okapi", "swims"], passage)  # spelled otherwise: shown, tied to no word
+    assert [len(pieces) for pieces in other] == [4, 0, 0]
+    assert choices_by_word(["the"], None) == []

@@ -166,10 +166,14 @@ def test_a_training_follows_no_cache_of_another_teacher(place: Place, asked: str
     with pytest.raises(PipelineError, match="was labelled by teacher 'own'") as told:
         refuse_another_teacher(other, place.roots, manifest)
     assert "\n" not in str(told.value)
-    refuse_another_teacher(place.config(TRAINED), place.roots, of_version_0_1(manifest))
     if is_here:
-        with pytest.raises(PipelineError):
-            refuse_another_teacher(place.config(OTHERWISE[asked]), place.roots, of_version_0_1(manifest))
+        refuse_another_teacher(place.config(TRAINED), place.roots, of_version_0_1(manifest))
+    for teacher in (
+        OTHERWISE[asked],
+        *([] if is_here else [TRAINED]),
+    ):
+        with pytest.raises(PipelineError, match="or name this cache with --cache"):
+            refuse_another_teacher(place.config(teacher), place.roots, of_version_0_1(manifest))
 
 
 def test_a_teacher_trained_again_by_the_same_recipe_is_another(place: Place) -> None:
@@ -198,9 +202,11 @@ def test_a_local_folder_is_its_files_wherever_it_lies(place: Place) -> None:
     shutil.rmtree(one)
     shutil.rmtree(other)
     refuse_another_teacher(place.config(asks_one), place.roots, manifest)
-    refuse_another_teacher(place.config(asks_one), place.roots, of_version_0_1(manifest))
     with pytest.raises(PipelineError, match="another one was asked for"):
         refuse_another_teacher(place.config(asks_other), place.roots, manifest)
+    for asked in (asks_one, asks_other):  # both are called bert
+        with pytest.raises(PipelineError, match="keeps a name of its teacher and no more.* --cache"):
+            refuse_another_teacher(place.config(asked), place.roots, of_version_0_1(manifest))
 
 
 @pytest.mark.parametrize("is_here", [True, False])

@@ -143,6 +143,35 @@ def test_all_ways_to_hold_rows_give_identical_labels(
         digest = plan.passages[place].digest
         expected = one.targets(digest)
         assert all(equal(other.targets(digest), expected) for other in others)
+    digests = [plan.passages[place].digest for place in places]
+    for reader in (one, *others):
+        law_a_batch_is_its_transcripts(reader, digests)
+
+
+def law_a_batch_is_its_transcripts(reader: TeacherCacheReader, digests: list[bytes]) -> None:
+    """One gather gives what as many look-ups give, and padding stands nowhere else than behind an end."""
+    batch, single = reader.batch(digests), [reader.targets(digest) for digest in digests]
+    assert batch.lengths.tolist() == [len(targets.gold_ids) for targets in single]
+    assert all(equal(batch[number], targets) for number, targets in enumerate(single))
+    longest = int(batch.lengths.max(initial=0))
+    padded = [batch.padded(getattr(batch.rows, part), -7) for part in PARTS]
+    for part, values in zip(PARTS, padded, strict=True):
+        assert values.shape[:2] == (len(digests), longest)
+        assert values.dtype == getattr(batch.rows, part).dtype
+        for row, targets in zip(values, single, strict=True):
+            own = getattr(targets, part)
+            assert np.array_equal(row[: len(own)], own) and (row[len(own) :] == -7).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_without_transcripts_is_empty_and_an_absent_one_is_named(
+    cache: Path, plan: Plan, tmp_path: Path, backend: str
+) -> None:
+    reader = TeacherCacheReader(cache, backend=backend, scratch=tmp_path)
+    law_a_batch_is_its_transcripts(reader, [])
+    held, absent = plan.passages[0].digest, b"\xff" * 16
+    with pytest.raises(CacheError, match=f"no passage {absent.hex()}; label it with"):
+        reader.batch([held, absent, bytes(16)])
 
 
 def test_the_memory_limit_chooses(cache: Path, tmp_path: Path) -> None:

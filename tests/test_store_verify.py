@@ -111,6 +111,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "zarr.json and manifest.json differ",
     ),
     "a foreign file": (lambda p: (p / "notes.txt").write_text("mine"), "notes.txt is no file of a cache"),
+    "a foreign folder": (lambda p: (p / "row/more").mkdir(), "row/more is an empty folder"),
     "a hidden file": (lambda p: (p / ".DS_Store").write_bytes(b"0"), ".DS_Store is no file of a cache"),
     "an extra receipt": (
         lambda p: shutil.copy(p / "receipts/1.json", p / "receipts/7.json"),

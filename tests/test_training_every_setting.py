@@ -33,6 +33,7 @@ CHANGES: dict[str, Any] = {
     "augmentation.frequency_mask_bins": 20,
     "augmentation.time_masks": 2,
     "augmentation.time_mask_fraction": 0.3,
+    "augmentation.masks_from_step": 2,
     "augmentation.word_masks_below_cer": 1.0,
     "augmentation.word_mask_seconds": (0.1, 0.2),
     "conformer.num_layers": 3,

@@ -48,6 +48,15 @@ def test_decoders_without_a_cache_are_refused(job: TrainingJob, tmp_path: Path) 
         train(replace(job, cache_path=None, run_dir=tmp_path))
 
 
+def test_a_student_larger_than_the_machine_is_refused_before_it_is_made(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    conformer = replace(job.config.conformer, num_layers=256, model_dim=16_384, feed_forward_dim=65_536)
+    config = replace(job.config, conformer=conformer)
+    with pytest.raises(StudentError, match="a student of .* weights needs .* lower model_dim"):
+        train(replace(job, config=config, run_dir=tmp_path))
+
+
 def poisoned(at_steps: set[int]) -> Callable[..., Any]:
     """compute_objective with a loss of NaN at these calls, counted from 0."""
     original, calls = training_step.compute_objective, iter(range(10_000))

@@ -1,4 +1,4 @@
-"""Time masks grow to the length of words where dev shows that the student can bear them."""
+"""Masks begin when the config says, and grow to the length of words where dev shows that it is time."""
 
 from __future__ import annotations
 
@@ -72,6 +72,17 @@ def test_they_begin_behind_the_first_low_enough_rate_and_stay_and_a_resumed_run_
     assert losses(parts.run_dir) == losses(whole.run_dir)
     one, other = (load_checkpoint(step_path(run.run_dir, 4)) for run in (whole, parts))
     assert all(torch.equal(tensor, other.model[name]) for name, tensor in one.model.items())
+
+
+def test_until_they_begin_the_run_is_one_without_masks(job: TrainingJob, tmp_path: Path) -> None:
+    masked = replace(job.config.augmentation, word_masks_below_cer=0.0, time_mask_fraction=0.5)
+    found = {}
+    for name, changed in {"none": {"time_masks": 0}, "later": {"masks_from_step": 2}}.items():
+        config = replace(job.config, augmentation=replace(masked, **changed))
+        train(replace(job, config=config, run_dir=tmp_path / name))
+        found[name] = losses(tmp_path / name)
+    assert found["none"][:2] == found["later"][:2]
+    assert all(one != other for one, other in zip(found["none"][2:], found["later"][2:], strict=True))
 
 
 def test_they_need_a_dev_split(job: TrainingJob, tmp_path: Path) -> None:

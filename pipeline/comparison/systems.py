@@ -16,6 +16,7 @@ from pipeline.run_record import with_defaults
 from student.inference.evaluation_files import GREEDY
 from student.metrics import WordPair, align_words
 from teacher_cache.common.differences import differences
+from teacher_cache.settings import shown_value
 
 # Of the same student: its noise, and what only decides where and how fast it is trained.
 _OF_A_TRAINING = ("seed", "device", "threads", "data_workers")
@@ -164,18 +165,20 @@ def _test_set(split: str, runs: Sequence[RunFacts], evaluations: Sequence[Evalua
             odd = sorted(own.keys() ^ set(ids))
             raise PipelineError(
                 f"{runs[0].name} and {facts.name} were not evaluated on the same utterances of {split}: "
-                f"{odd[0]} is in one alone, {len(odd):,} such; prepare and evaluate both alike"
+                f"{shown_value(odd[0])} is in one alone, {len(odd):,} such; prepare and evaluate both alike"
             )
         for utterance in evaluation.utterances:
             first = known.setdefault(utterance.id, utterance) if utterance.reference else utterance
             if utterance.reference and first.reference != utterance.reference:
                 raise PipelineError(
-                    f"{facts.name}: the reference of {utterance.id} is not that of the others; other corpus?"
+                    f"{facts.name}: the reference of {shown_value(utterance.id)} is not that of the others; "
+                    "other corpus?"
                 )
     absent = next((one for one in ids if one not in known), None)
     if absent is not None:
         raise PipelineError(
-            f"none of the runs holds the reference of {absent}; name one that was evaluated here as well"
+            f"none of the runs holds the reference of {shown_value(absent)}; name one that was evaluated "
+            "here as well"
         )
     references = tuple(known[one].reference for one in ids)
     speakers = tuple(known[one].speaker or one.partition("-")[0] for one in ids)

@@ -15,6 +15,7 @@ from pipeline.demo.grammar import HOMOPHONE_PAIRS
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
 from student.metrics import WordPair
+from teacher_cache.settings import shown_value
 
 RARE_COUNT = 5  # a word that stands at most so often in the training transcripts is rare
 _FEWEST_SPEAKERS = 2
@@ -73,7 +74,7 @@ def read_homophones(path: Path) -> Homophones:
     for number, line in FILES.lines(path, advice):
         words = line.lower().split()
         if len(words) == 1:
-            raise PipelineError(f"{path}: line {number} holds one word, {words[0]!r}; {advice}")
+            raise PipelineError(f"{path}: line {number} holds one word, {shown_value(words[0])}; {advice}")
         for word in words:
             others = (other for other in words if other != word)
             found[word] = tuple(dict.fromkeys((*found.get(word, ()), *others)))

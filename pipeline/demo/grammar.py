@@ -27,9 +27,7 @@ HOMOPHONE_PAIRS = (
     ("meat", "meet"),
     ("week", "weak"),
     ("steel", "steal"),
-    ("deer", "dear"),
     ("rain", "rein"),
-    ("cell", "sell"),
 )
 CUES = {
     "sea": "ship wave harbour",
@@ -42,30 +40,23 @@ CUES = {
     "weak": "muscle fever patient",
     "steel": "hammer bridge factory",
     "steal": "bandit wallet jewel",
-    "deer": "forest antler hunter",
-    "dear": "letter husband wedding",
     "rain": "cloud thunder umbrella",
     "rein": "saddle horse stable",
-    "cell": "prison biology microscope",
-    "sell": "merchant shop auction",
 }
 FILLERS = "table river music winter silver doctor kettle button".split()
 
-# Of each reach two frames with the cue before the slot and two with the cue behind it. A 4-gram reaches a
-# near cue, three words away, and no far one, six away. Few distances: a small masked language model finds
-# fixed positions several times sooner. Each frame gives 640 sentences or more for a cue and a word.
+# Of each reach a frame with the cue before the slot and one with the cue behind it. A 4-gram reaches a near
+# cue, three words away, and no far one, six away. Few distances: a small masked language model finds fixed
+# positions several times sooner, and so does a student. Each frame gives 640 sentences or more for a cue
+# and a word.
 FRAMES = {
     NEAR: (
         "the CUE SUBJECT VERB SLOT ADVERB",
-        "ADJECTIVE CUE showed SUBJECT SLOT ADVERB",
         "SUBJECT VERB SLOT PREPOSITION the CUE",
-        "SUBJECT heard SLOT ADVERB PREPOSITION CUE",
     ),
     FAR: (
         "the CUE PREPOSITION ADJECTIVE buildings SUBJECT VERB SLOT ADVERB",
-        "ADJECTIVE CUE PREPOSITION that building showed SUBJECT SLOT ADVERB",
         "SUBJECT VERB SLOT ADVERB while standing PREPOSITION the CUE",
-        "SUBJECT heard SLOT ADVERB that ADJECTIVE morning PREPOSITION CUE",
     ),
 }
 CHOICES = {

@@ -27,11 +27,11 @@ class DemoCorpusConfig:
         1, "of sentences, voices and the pairs that only the teacher reads", low=0, high=2**63 - 1
     )
     train_utterances: int = setting(
-        1920, "a multiple of 48 gives every pairing its exact share", low=1, high=10**7
+        3600, "a multiple of 36 gives every pairing its exact share", low=1, high=10**7
     )
-    dev_utterances: int = setting(256, "a multiple of 128", low=1, high=10**7)
+    dev_utterances: int = setting(288, "a multiple of 96", low=1, high=10**7)
     test_utterances: int = setting(
-        1280, "a multiple of 128; every pairing equally often, near and far", low=1, high=10**7
+        1248, "a multiple of 96; every pairing equally often, near and far", low=1, high=10**7
     )
     teacher_sentences: int = setting(30_000, "that the teacher reads", low=1, high=10**7)
     site_fraction: float = setting(
@@ -44,7 +44,7 @@ class DemoCorpusConfig:
         below=1,
     )
     utterances_per_speaker: int = setting(
-        112, "a speaker is one voice, variant, rate and pitch, and speaks in one split", low=1, high=10**7
+        150, "a speaker is one voice, variant, rate and pitch, and speaks in one split", low=1, high=10**7
     )
 
     def __post_init__(self) -> None:

@@ -11,28 +11,60 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.console import say
 from pipeline.jobs.display import Tell, told_apart
 from pipeline.jobs.places import Place
-from pipeline.processes import REUSED, CommandFailed, exit_code_of_chain, is_reused, program_of, result_of
+from pipeline.processes import (
+    REUSED,
+    CommandFailed,
+    exit_code_of_chain,
+    is_reused,
+    program_of,
+    result_of,
+    signals_held_back,
+)
 from student.signals import REQUEUE_EXIT_CODE, StopRequest, stop_on_signals
 
 _LOOK_SECONDS = 0.2
 
-Chain = Sequence[Sequence[str]]  # commands, each the arguments of `bert2ctc`, that run one after the other
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An argument that is known once another chain has ended: an entry of its last command's result."""
+
+    chain: str
+    key: str
 
 
-def run_side_by_side(chains: Mapping[str, Chain], places: Sequence[Place]) -> dict[str, list[dict[str, Any]]]:
+Command = Sequence[str | Later]  # the arguments of `bert2ctc`
+Chain = Sequence[Command]  # commands that run one after the other
+Results = Mapping[str, Sequence[Mapping[str, Any]]]  # of each chain's commands, by the chain's name
+
+
+def known(command: Command, results: Results) -> list[str]:
+    """The command's arguments once all that it waits for has ended."""
+    return [str(results[part.chain][-1][part.key]) if isinstance(part, Later) else part for part in command]
+
+
+def run_side_by_side(
+    chains: Mapping[str, Chain],
+    places: Sequence[Place],
+    after: Mapping[str, Sequence[str]] | None = None,
+    ended: Results | None = None,
+) -> dict[str, list[dict[str, Any]]]:
     """The results of each chain's commands by its name, as many chains at a time as there are places.
 
+    after : chain -> the chains above it that must have ended before it begins     ended : the results of
+    chains that have ended before
     The first command that fails, a queue's signal or Ctrl-C stops all: trainings save a checkpoint first.
     Raises CommandFailed, with 75 after a queue's signal, that names what failed and what was stopped;
     KeyboardInterrupt after Ctrl-C, at once after a second one.
     """
     with stop_on_signals() as stop, told_apart() as tell:
-        pool = _Pool(chains, places, tell)
+        pool = _Pool(chains, places, tell, after or {}, ended or {})
         try:
             pool.run(stop)
         finally:
@@ -69,11 +101,18 @@ def _failure(pool: _Pool) -> CommandFailed:
 class _Pool:
     """All chains: those that wait, those at work, and how the others ended."""
 
-    def __init__(self, chains: Mapping[str, Chain], places: Sequence[Place], tell: Tell) -> None:
+    def __init__(
+        self,
+        chains: Mapping[str, Chain],
+        places: Sequence[Place],
+        tell: Tell,
+        after: Mapping[str, Sequence[str]],
+        ended: Results,
+    ) -> None:
         self.results: dict[str, list[dict[str, Any]]] = {}
         self.failed: dict[str, tuple[int, Sequence[str]]] = {}
-        self._chains, self._tell = chains, tell
-        self._waiting, self._free = deque(chains), list(reversed(places))
+        self._chains, self._tell, self._after, self._ended = chains, tell, after, ended
+        self._waiting, self._free = list(chains), list(reversed(places))
         self._at_work: list[_Worker] = []
         self._is_stopping = False
 
@@ -82,15 +121,27 @@ class _Pool:
         """Names of the chains without all their results."""
         return [name for name in self._chains if name not in self.results]
 
+    @property
+    def _all(self) -> Results:
+        return {**self._ended, **self.results}
+
     def run(self, stop: StopRequest) -> None:
         """Until all have ended: well, or because one failed or a stop was asked for."""
         while self._at_work or (self._waiting and not self._is_stopping):
             if (stop or self.failed) and not self._is_stopping:
                 self.ask_to_stop()
-            while self._waiting and self._free and not self._is_stopping:
-                name = self._waiting.popleft()
-                self._at_work.append(_Worker(name, self._chains[name], self._free.pop(), self._tell))
+            while self._free and not self._is_stopping and (name := self._next_ready()):
+                self._waiting.remove(name)
+                chain = [known(command, self._all) for command in self._chains[name]]
+                self._at_work.append(_Worker(name, chain, self._free.pop(), self._tell))
             self._look()
+
+    def _next_ready(self) -> str | None:
+        """The first that waits for no other chain."""
+        for name in self._waiting:
+            if all(earlier in self._all for earlier in self._after.get(name, ())):
+                return name
+        return None
 
     def end(self) -> None:
         """Nothing of ours runs afterwards."""
@@ -131,7 +182,7 @@ class _Pool:
 class _Worker:
     """A chain at its place: the command that runs, those that follow, the results of those before."""
 
-    def __init__(self, name: str, chain: Chain, place: Place, tell: Tell) -> None:
+    def __init__(self, name: str, chain: Sequence[Sequence[str]], place: Place, tell: Tell) -> None:
         self.name, self.place, self._tell = name, place, tell
         self.commands, self.results = deque(chain), list[dict[str, Any]]()
         self.start_next()
@@ -140,12 +191,13 @@ class _Worker:
         self.arguments = self.commands.popleft()
         self._tell(self.name, f"$ bert2ctc {shlex.join(self.arguments)}")
         self._output = tempfile.TemporaryFile("w+", encoding="utf-8")  # a pipe would have to be emptied
-        self.process = subprocess.Popen(
-            program_of(self.arguments),
-            stdout=self._output,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **self.place.environment},
-        )
+        with signals_held_back():
+            self.process = subprocess.Popen(
+                program_of(self.arguments),
+                stdout=self._output,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **self.place.environment},
+            )
         self.place.take(self.process.pid)
         assert self.process.stderr is not None
         self.lines, self._rest, self.has_more = self.process.stderr, b"", True

@@ -172,7 +172,7 @@ def _hub_fault(config: ExperimentConfig, held: TeacherIdentity) -> str:
 
 
 def _name_fault(config: ExperimentConfig, held: TeacherIdentity) -> str:
-    wanted = config.teacher.name or config.teacher.model
-    if wanted in (held.name, held.model) or (not held.model and Path(wanted).name == held.name):
-        return ""  # a local folder has no model's name, and goes by its own wherever it lies
-    return "another name, and nothing else is known of it"
+    """A name answers a config that asks for nothing but a name."""
+    if config.teacher_training is not None or (config.teacher.model and config.teacher.model != held.model):
+        return "its files are not here to be compared, and this cache keeps a name of its teacher and no more"
+    return "" if config.teacher.name in ("", held.name) else "another name, and nothing else is known of it"

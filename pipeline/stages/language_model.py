@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,17 +55,21 @@ def estimate_ngram(config: ExperimentConfig, roots: Roots, kind: str, dry_run: b
     started = time.monotonic()
     text = language_text(request)
 
-    def cut(sentences: Sequence[str]) -> list[list[str]]:
-        if kind == WORDS:
-            return list(words_of(sentences))
-        return list(as_pieces(unit_ids(sentences, units), units)) if sentences else []
-
-    sentences = cut(text.sentences)
-    num_tokens = sum(map(len, sentences)) + 2 * len(sentences)
+    # Words and pieces are made one sentence at a time: as lists they would take more than the counting.
+    sentences: Iterable[Sequence[str]]
+    if kind == WORDS:
+        num_tokens, sentences = _num_words(text.sentences), words_of(text.sentences)
+    else:
+        spelt = unit_ids(text.sentences, units)
+        num_tokens, sentences = sum(map(len, spelt)), as_pieces(spelt, units)
+    num_tokens += 2 * len(text.sentences)
     needed = bytes_needed(num_tokens, order, *([units.size] if kind == UNITS else []))
     say(f"{num_tokens:,} tokens: {order}-grams take up to {megabytes(needed)} of memory")
     estimate = estimate_ngrams(sentences, order, known_pieces(units) if kind == UNITS else ())
-    del sentences
+
+    def cut(texts: Sequence[str]) -> Iterable[Sequence[str]]:
+        return words_of(texts) if kind == WORDS else as_pieces(unit_ids(texts, units) if texts else [], units)
+
     measured = {"held_out": text.held_out, "dev": _dev(config, roots)}
     perplexities = {
         name: ngram_perplexity(estimate.model, cut(texts), _num_words(texts))

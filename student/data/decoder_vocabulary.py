@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from student.config import ObjectiveConfig
 from student.data.batch import DecoderBatch, TeacherBatch
 from student.errors import StudentError
-from teacher_cache.store import TeacherTargets
+from teacher_cache.store import TargetsBatch, TeacherTargets
 
 EOS_INDEX = 0  # ends a transcript and begins the decoder's input
 NO_TARGET = -100
@@ -47,7 +47,7 @@ class DecoderVocabulary:
 
     def batch(
         self,
-        targets: Sequence[TeacherTargets],
+        targets: TargetsBatch,
         objective: ObjectiveConfig,
         hidden: Sequence[npt.NDArray[np.bool_]] | None = None,
         unit_spans: Sequence[npt.NDArray[np.int64] | None] | None = None,
@@ -57,33 +57,37 @@ class DecoderVocabulary:
         hidden : bool (U + 1,) of each, True where an input becomes the unknown piece
         unit_spans : int64 (U + 1, 2) of each, None where pieces and units do not meet
         """
-        rows = [self._index_of[target.gold_ids] for target in targets]
-        end = np.array([EOS_INDEX])
-        inputs = [np.concatenate([end, np.where(row < 0, self.unknown_index, row)]) for row in rows]
+        lengths, pieces = targets.lengths, self._index_of.take(targets.rows.gold_ids)
+        is_output = pieces >= 0
+        inputs = targets.padded(np.where(is_output, pieces, self.unknown_index), EOS_INDEX)
+        inputs = np.pad(inputs, [(0, 0), (1, 0)], constant_values=EOS_INDEX)
         if hidden is not None:
-            inputs = [
-                np.where(is_hidden, self.unknown_index, row)
-                for row, is_hidden in zip(inputs, hidden, strict=True)
-            ]
+            inputs[_padded(hidden, 0).numpy()] = self.unknown_index
+        outputs = targets.padded(np.where(is_output, pieces, NO_TARGET), NO_TARGET)
+        outputs = np.pad(outputs, [(0, 0), (0, 1)], constant_values=NO_TARGET)
+        outputs[np.arange(len(lengths)), lengths] = EOS_INDEX
         spans = None
         if unit_spans is not None:
             owned = [
-                np.zeros((len(row), 2), dtype=np.int64) if own is None else own
-                for own, row in zip(unit_spans, inputs, strict=True)
+                np.zeros((length + 1, 2), dtype=np.int64) if own is None else own
+                for own, length in zip(unit_spans, lengths.tolist(), strict=True)
             ]
             spans = _padded(owned, 0)
-        outputs = [np.concatenate([np.where(row < 0, NO_TARGET, row), end]) for row in rows]
         return DecoderBatch(
-            piece_inputs=_padded(inputs, EOS_INDEX),
-            piece_targets=_padded(outputs, NO_TARGET),
-            token_lengths=torch.tensor([len(row) for row in rows]),
+            piece_inputs=torch.from_numpy(inputs),
+            piece_targets=torch.from_numpy(outputs),
+            token_lengths=torch.from_numpy(lengths),
             teacher=self._teacher_batch(targets, objective.tail) if objective.uses_teacher else None,
             unit_spans=spans,
         )
 
-    def _teacher_batch(self, targets: Sequence[TeacherTargets], tail: str) -> TeacherBatch:
-        indices, logprobs, tails = zip(*(self.restrict(target, tail) for target in targets), strict=True)
-        return TeacherBatch(_padded(indices, 0), _padded(logprobs, -np.inf), _padded(tails, -np.inf))
+    def _teacher_batch(self, targets: TargetsBatch, tail: str) -> TeacherBatch:
+        indices, logprobs, tails = self.restrict(targets.rows, tail)
+        return TeacherBatch(
+            torch.from_numpy(targets.padded(indices, 0)),
+            torch.from_numpy(targets.padded(logprobs, -np.inf)),
+            torch.from_numpy(targets.padded(tails, -np.inf)),
+        )
 
     def restrict(self, target: TeacherTargets, tail: str) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
         """The teacher over the decoders' outputs: indices (U, k), log-probs (U, k), tail log-prob (U,).
@@ -139,5 +143,5 @@ def _logsumexp(values: Floats) -> Floats:
     return summed
 
 
-def _padded(rows: Sequence[npt.NDArray[np.int64] | Floats], padding: float) -> Tensor:
+def _padded(rows: Sequence[npt.NDArray[np.int64] | npt.NDArray[np.bool_]], padding: float) -> Tensor:
     return pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=padding)

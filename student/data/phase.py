@@ -1,4 +1,4 @@
-"""What of the training is on at a step, and what begins later: the branch, aligned attention, word masks."""
+"""What of the training is on at a step, and what begins later: the branch, aligned attention, masks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ class Phase:
     """has_branch : decoders are trained where the config has any; else CTC trains alone
 
     is_aligned : they attend to their windows where the config says so; else freely
-    has_word_masks : SpecAugment's time masks are as long as words
+    has_masks : SpecAugment hides anything where the config says so
+    has_word_masks : its time masks are as long as words
     """
 
     has_branch: bool = True
     is_aligned: bool = True
+    has_masks: bool = True
     has_word_masks: bool = False
 
 
@@ -28,6 +30,7 @@ def phase_at(config: StudentConfig, step: int, has_word_masks: bool = False) -> 
     return Phase(
         has_branch=step >= config.objective.branch_from_step,
         is_aligned=step >= config.decoder.aligned_from_step,
+        has_masks=step >= config.augmentation.masks_from_step,
         has_word_masks=has_word_masks,
     )
 

@@ -24,7 +24,7 @@ from student.frames import fits_ctc, too_few_frames
 from student.model.features import LogMel
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import passages_of
-from teacher_cache.store import TeacherCacheReader, TeacherTargets
+from teacher_cache.store import TargetsBatch, TeacherCacheReader
 
 Say = Callable[[str], None]
 
@@ -74,30 +74,29 @@ class Labels:
 
         speech : of the same split; where it is augmented, a rate of the history is hidden
         """
-        targets = [self.reader.targets(self.digests[index]) for index in indices]
+        targets = self.reader.batch([self.digests[index] for index in indices])
         rate, is_training = self.decoder.hidden_history, speech.augmentation is not None
         if rate == 1 or (rate and is_training):
             hidden = [
                 utterance_generator(speech.seed, epoch, speech.utterances[index].id, "history").random(
-                    len(target.gold_ids) + 1
+                    length + 1
                 )
                 < rate
-                for index, target in zip(indices, targets, strict=True)
+                for index, length in zip(indices, targets.lengths.tolist(), strict=True)
             ]
         else:
             hidden = None
         spans = None
         if self.decoder.attention == "aligned":
-            spans = [
-                self._unit_spans(target, speech, index)
-                for index, target in zip(indices, targets, strict=True)
-            ]
+            spans = [self._unit_spans(targets, number, speech, index) for number, index in enumerate(indices)]
         return self.vocabulary.batch(targets, self.objective, hidden, spans)
 
-    def _unit_spans(self, target: TeacherTargets, speech: SpeechDataset, index: int) -> np.ndarray | None:
+    def _unit_spans(
+        self, targets: TargetsBatch, number: int, speech: SpeechDataset, index: int
+    ) -> np.ndarray | None:
         if index not in self.spans:
             self.spans[index] = unit_spans(
-                [self.reader.vocabulary[piece] for piece in target.gold_ids],
+                [self.reader.vocabulary[piece] for piece in targets[number].gold_ids],
                 [self.unit_pieces[unit] for unit in speech.unit_ids[index]],
                 speech.utterances[index].text,
                 whole_words=self.decoder.window_unit == "word",
@@ -118,7 +117,7 @@ class Split:
     ) -> TrainingBatch:
         """What the objective takes in that phase, on `device`; SpecAugment where the speech is augmented."""
         features, frame_lengths = log_mel(speech.waveforms.to(device), speech.sample_lengths.to(device))
-        if self.speech.augmentation is not None:
+        if self.speech.augmentation is not None and phase.has_masks:
             generators = [
                 utterance_generator(self.speech.seed, speech.epoch, self.speech.utterances[index].id, "masks")
                 for index in speech.indices

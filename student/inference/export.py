@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from student.config import StudentConfig
 from student.data.units import Units
@@ -17,6 +17,7 @@ from student.files import FILES, disk_faults_told
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.config_toml import config_of, tables_of, toml_of
 from student.inference.safetensors import read_safetensors, safetensors_bytes
+from student.model.size import shapes_of
 from student.model.student_model import Bert2CTC, inference_state
 from student.training.checkpoint import Checkpoint, require_finite
 from teacher_cache.common.files import publish_folder
@@ -78,15 +79,26 @@ def inference_model(
 ) -> tuple[Bert2CTC, Units]:
     """The model without decoders and its units. Raises StudentError where weights and config do not fit."""
     units = Units(units_model)
+    told = f"{source}: weights do not fit their config or this version"
+    asked, given = shapes_of(config, units.size, None), {name: tensor.shape for name, tensor in state.items()}
+    others = sorted(name for name in asked | given if asked.get(name) != given.get(name))
+    if others:  # told before a model is made that is larger than the file, or than any memory
+        first = others[0]
+        raise StudentError(
+            f"{told} ({first} is {_shown(given.get(first))}, not {_shown(asked.get(first))}, and "
+            f"{len(others) - 1} more differ); train the model again"
+        )
     model = Bert2CTC(config, units.size, None)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise StudentError(
-            f"{source}: weights do not fit their config or this version ({reason}); train the model again"
-        ) from None
+        raise StudentError(f"{told} ({reason}); train the model again") from None
     return model, units
+
+
+def _shown(shape: Size | None) -> str:
+    return "absent" if shape is None else str(tuple(shape))
 
 
 def is_exported(folder: Path) -> bool:

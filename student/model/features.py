@@ -30,16 +30,17 @@ class LogMel(nn.Module):
         self.config = config
         self.window_samples, self.hop_samples = window_samples(config), hop_samples(config)
         fft_samples = 1 << (self.window_samples - 1).bit_length()
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate=config.sample_rate_hz,
-            n_fft=fft_samples,
-            win_length=self.window_samples,
-            hop_length=self.hop_samples,
-            f_min=20.0,
-            f_max=config.highest_hz or None,
-            n_mels=config.mel_bins,
-            center=False,
-        )
+        with torch.device("cpu"):  # computed, which a meta device cannot
+            self.mel = torchaudio.transforms.MelSpectrogram(
+                sample_rate=config.sample_rate_hz,
+                n_fft=fft_samples,
+                win_length=self.window_samples,
+                hop_length=self.hop_samples,
+                f_min=20.0,
+                f_max=config.highest_hz or None,
+                n_mels=config.mel_bins,
+                center=False,
+            )
         # the window sits in the middle of its FFT frame: zeros on both sides let it start at sample 0
         self._margins = (
             (fft_samples - self.window_samples) // 2,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from student.config import StudentConfig
+from student.config import StudentConfig, weight_shapes
 from student.data.training_data import TrainingData
 from student.errors import StudentError
 from student.model.student_model import Bert2CTC
@@ -17,7 +15,6 @@ from student.training.checkpoint import Checkpoint, load_checkpoint
 from student.training.run_folder import model_path, saved_steps, step_path
 from teacher_cache.common.differences import differences, listed, phrases
 
-_FREE_KEYS = {"conformer": {"dropout", "taps"}, "features": set[str]()}  # they shape no weight
 _SHOWN = 5
 
 
@@ -59,7 +56,7 @@ def _richest_checkpoint(initial: Path) -> Path:
 
 
 def _refuse_what_differs(path: Path, checkpoint: Checkpoint, config: StudentConfig, units: bytes) -> None:
-    found = differences(_shaping(checkpoint.config), _shaping(config))
+    found = differences(weight_shapes(checkpoint.config), weight_shapes(config))
     differing = phrases(found, "{key} {old!r}, here {new!r}")
     if checkpoint.units_model != units:
         differing.append("other CTC units: prepare the data with the units of that run")
@@ -68,15 +65,6 @@ def _refuse_what_differs(path: Path, checkpoint: Checkpoint, config: StudentConf
             f"{path} cannot be fine-tuned by this config: {listed(differing, _SHOWN)}; "
             "make them equal, or leave out trainer.initial_checkpoint"
         )
-
-
-def _shaping(config: StudentConfig) -> dict[str, dict[str, Any]]:
-    """The tables that shape weights, without the keys that do not."""
-    tables = asdict(config)
-    return {
-        name: {key: value for key, value in tables[name].items() if key not in free}
-        for name, free in _FREE_KEYS.items()
-    }
 
 
 def _fits_decoders(taken: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:

@@ -19,6 +19,7 @@ from student.data.phase import whole_from_step
 from student.data.sampler import BatchSampler
 from student.data.training_data import TrainingData, TrainingJob
 from student.errors import StudentError
+from student.model.size import require_room
 from student.model.student_model import Bert2CTC, inference_state
 from student.signals import StopRequest, TrainingInterrupted
 from student.training.checkpoint import Checkpoint, save_checkpoint
@@ -76,6 +77,7 @@ class Run:
         self.saved_step = -1
         torch.manual_seed(trainer.seed)
         num_pieces = data.vocabulary.num_outputs if data.vocabulary else None
+        require_room(job.config, data.units.size, num_pieces, self.device)
         self.model = Bert2CTC(job.config, data.units.size, num_pieces)
         if checkpoint is None and trainer.initial_checkpoint:
             begin_from(Path(trainer.initial_checkpoint), self.model, job.config, data, log.say)

@@ -1,7 +1,7 @@
 """The store as the student and the pipeline see it; the format behind it is in docs/cache_format.md."""
 
 from teacher_cache.store.manifest import Manifest, Recipe, read_manifest
-from teacher_cache.store.reader import TeacherCacheReader, TeacherTargets
+from teacher_cache.store.reader import TeacherCacheReader
 from teacher_cache.store.root import (
     collect_garbage,
     damaged_names,
@@ -12,10 +12,12 @@ from teacher_cache.store.root import (
     resolve,
     write_name,
 )
+from teacher_cache.store.targets import TargetsBatch, TeacherTargets
 
 __all__ = [
     "Manifest",
     "Recipe",
+    "TargetsBatch",
     "TeacherCacheReader",
     "TeacherTargets",
     "collect_garbage",

@@ -25,9 +25,9 @@ class DigestIndex:
     def positions(self, digests: np.ndarray) -> np.ndarray:
         """int64 (n,), the numbers of uint8 (n, 16) digests; -1 where there is none."""
         keys = _keys(np.ascontiguousarray(digests))
-        found = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
-        positions: np.ndarray = np.where(self._keys[found] == keys, found, -1)
-        return positions
+        found: np.ndarray = self._keys.searchsorted(keys)
+        is_there = self._keys.take(found, mode="clip") == keys
+        return found if is_there.all() else np.where(is_there, found, -1)
 
 
 def _keys(digests: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -30,11 +30,16 @@ def special_files(path: Path) -> list[str]:
 
 
 def file_faults(path: Path, layout: Layout) -> list[str]:
-    """One line for each file of the format that is missing, and for each that is none of the format."""
-    found = {name for name, kind in _entries(path) if kind == "file"}
+    """One line for each file of the format that is missing, and for each that is none of the format.
+
+    A folder that is none of it is told where it is empty, and else by its files.
+    """
+    entries = list(_entries(path))
+    found = {name for name, kind in entries if kind == "file"}
     arrays = _array_files(path, layout)
     wanted = {MANIFEST, *METADATA_FILES, *arrays}
     wanted |= {f"{RECEIPTS}/{shard}.json" for shard in range(layout.num_shards)}
+    folders = {str(folder) for name in found | wanted for folder in PurePosixPath(name).parents}
     return [
         *(f"{name} is missing" for name in sorted(wanted - found)),
         *(
@@ -43,6 +48,7 @@ def file_faults(path: Path, layout: Layout) -> list[str]:
             else f"{name} is no file of a cache"
             for name in sorted(found - wanted - set(OPTIONAL_FILES))
         ),
+        *(f"{name} is an empty folder" for name, kind in entries if kind == "folder" and name not in folders),
     ]
 
 

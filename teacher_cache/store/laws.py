@@ -122,15 +122,23 @@ def _order_fault(stored: Mapping[str, np.ndarray], first_row: int) -> str:
 
 
 def _candidates_fault(ids: np.ndarray, is_special: np.ndarray, first_row: int) -> str:
-    special = is_special[ids]
-    if special.any():
-        row = np.flatnonzero(special.any(axis=1))[0]
-        return f"top_id ranks a special piece, {ids[row][special[row]][0]}, in row {first_row + row}"
-    ordered = np.sort(ids, axis=1)
-    repeated = ordered[:, 1:] == ordered[:, :-1]
-    if repeated.any():
-        return f"top_id repeats a piece in row {first_row + np.flatnonzero(repeated.any(axis=1))[0]}"
+    last_special = np.flatnonzero(is_special)[-1:]  # most vocabularies begin with theirs
+    if ids.size and last_special.size and ids.min() <= last_special[0]:
+        special = is_special[ids]
+        if special.any():
+            row = np.flatnonzero(special.any(axis=1))[0]
+            return f"top_id ranks a special piece, {ids[row][special[row]][0]}, in row {first_row + row}"
+    if _has_repeats(ids):
+        ordered = np.sort(ids, axis=1)
+        row = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))[0]
+        return f"top_id repeats a piece in row {first_row + row}"
     return ""
+
+
+def _has_repeats(ids: np.ndarray) -> bool:
+    """Whether any row holds an id twice: columns are compared whole, in a quarter of the time of sorting."""
+    columns = np.ascontiguousarray(ids.T)
+    return any((columns[apart:] == columns[:-apart]).any() for apart in range(1, len(columns)))
 
 
 def _gold_fault(
@@ -144,10 +152,11 @@ def _gold_fault(
     gold_id, ids = stored["row/gold_id"], stored["row/top_id"]
     steps = stored["row/top_logprob"][:, : ids.shape[1]]
     gold_steps = quantise(stored["row/gold_logprob"]).astype(np.int32)
-    is_gold = ids == gold_id[:, None]
-    is_ranked = is_gold.any(axis=1)
+    ranked, rank = np.divmod(np.flatnonzero(ids == gold_id[:, None]), ids.shape[1])  # at most one a row
+    is_ranked = np.zeros(len(ids), bool)
+    is_ranked[ranked] = True
     likely = steps[:, -1].astype(np.int32)
-    likely[is_ranked] = steps[is_gold]
+    likely[ranked] = steps[ranked, rank]
     wrong = np.where(is_ranked, np.abs(gold_steps - likely) > GOLD_STEPS, gold_steps < likely - GOLD_STEPS)
     wrong &= is_ranked | ~is_special[gold_id]
     if "row/tail_logprob" in stored and ids.shape[1] == layout.top_k:

@@ -84,6 +84,10 @@ class MappedRows:
         """A slice of the map."""
         return self._rows[span]
 
+    def gather(self, spans: np.ndarray) -> Rows:
+        """Copied out of the map."""
+        return self._rows.gather(spans)
+
 
 def map_path(folder: Path, fingerprint: str, view: View) -> Path:
     """Where the map of a cache's view lies below a scratch folder."""

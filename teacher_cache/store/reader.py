@@ -1,9 +1,8 @@
-"""Reads labels at training speed: one binary search and a few slices per transcript."""
+"""Reads labels at training speed: one binary search a transcript, and one gather a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,33 +16,16 @@ from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.store.checked_cache import CheckedCache, ColumnDigests, receipts_fault
 from teacher_cache.store.digest_index import DigestIndex
-from teacher_cache.store.layout import dequantise
 from teacher_cache.store.manifest import Manifest, read_manifest
 from teacher_cache.store.memory_map import MappedRows, ensure_map, map_path
 from teacher_cache.store.old_receipts import column_digests
 from teacher_cache.store.row_backends import BACKENDS, ChunkRows, MemoryRows, RowBackend
 from teacher_cache.store.row_source import RowSource
-from teacher_cache.store.view import Rows, View, log_mass, row_bytes
+from teacher_cache.store.targets import TargetsBatch, TeacherTargets, targets_of
+from teacher_cache.store.view import View, row_bytes
 
 MEMORY_MEGABYTES = 4096.0  # MiB, like every limit of memory
 NAMED_IN_ERRORS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherTargets:
-    """The teacher's labels for one transcript of U pieces, k' candidates each.
-
-    gold_ids : int32 (U,)       the transcript's own pieces
-    top_ids : int32 (U, k')     candidates, likeliest first
-    top_logprobs : float32 (U, k')   natural log at the reader's temperature; under "bucket" normalised
-        over the full vocabulary, under "renormalise" over the k'
-    tail_logprob : float32 (U,)      natural log of the mass outside the k'; -inf under "renormalise"
-    """
-
-    gold_ids: np.ndarray
-    top_ids: np.ndarray
-    top_logprobs: np.ndarray
-    tail_logprob: np.ndarray
 
 
 class TeacherCacheReader:
@@ -153,25 +135,24 @@ class TeacherCacheReader:
         """The labels of one passage; CacheError where the cache does not hold it."""
         position = self._index.position(digest)
         if position < 0:
-            raise CacheError(
-                f"cache {self.fingerprint} holds no passage {digest.hex()}; label it with "
-                "`bert2ctc cache build`"
-            )
+            raise self._absent(digest)
         start, stop = self._spans[position]
-        return self._targets_of(self._backend.rows(slice(int(start), int(stop))))
+        return targets_of(self._backend.rows(slice(int(start), int(stop))), self.view)
 
-    def _targets_of(self, rows: Rows) -> TeacherTargets:
-        """Labels in memory of their own: a view would let its user change what is held."""
-        logprobs = dequantise(rows.steps, self.temperature)
-        if self.tail == "renormalise":
-            logprobs -= log_mass(logprobs)[:, None]
-        elif self.temperature != 1:
-            logprobs -= rows.lognorm[:, None]
-        return TeacherTargets(
-            gold_ids=rows.gold_id.astype(np.int32),
-            top_ids=rows.top_id.astype(np.int32),
-            top_logprobs=logprobs,
-            tail_logprob=np.array(rows.tail_logprob),
+    def batch(self, digests: Sequence[bytes]) -> TargetsBatch:
+        """The same labels of several passages: one look-up and one gather for all of them."""
+        positions = self._index.positions(
+            np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+        )
+        if positions.min(initial=0) < 0:
+            raise self._absent(digests[int(np.flatnonzero(positions < 0)[0])])
+        spans = self._spans[positions]
+        rows = targets_of(self._backend.gather(spans), self.view)
+        return TargetsBatch(rows, spans[:, 1] - spans[:, 0])
+
+    def _absent(self, digest: bytes) -> CacheError:
+        return CacheError(
+            f"cache {self.fingerprint} holds no passage {digest.hex()}; label it with `bert2ctc cache build`"
         )
 
     def require(self, digest_of: Mapping[str, bytes]) -> None:

@@ -22,6 +22,10 @@ class RowBackend(Protocol):
         """The rows of a span within the cache; views of what is held, not to be written to."""
         ...
 
+    def gather(self, spans: np.ndarray) -> Rows:
+        """The rows of spans, int64 (B, 2), one span behind another; not to be written to."""
+        ...
+
 
 class MemoryRows:
     """Every row in this process's memory, read shard by shard: few shards are held twice."""
@@ -37,6 +41,10 @@ class MemoryRows:
     def rows(self, span: slice) -> Rows:
         """A slice of what is held."""
         return self._rows[span]
+
+    def gather(self, spans: np.ndarray) -> Rows:
+        """Copied out of what is held."""
+        return self._rows.gather(spans)
 
 
 class ChunkRows:
@@ -56,6 +64,10 @@ class ChunkRows:
             within = slice(max(span.start - start, 0), min(span.stop - start, CHUNK_ROWS))
             parts.append(self._chunk(chunk)[within])
         return Rows.concatenate(parts)
+
+    def gather(self, spans: np.ndarray) -> Rows:
+        """Span by span: a batch may need more chunks than are held at a time."""
+        return Rows.concatenate([self.rows(slice(*span)) for span in spans.tolist() or [(0, 0)]])
 
     def _chunk(self, number: int) -> Rows:
         rows = self._held.get(number)

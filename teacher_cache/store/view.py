@@ -48,6 +48,21 @@ class Rows:
             self.tail_logprob[span],
         )
 
+    def gather(self, spans: np.ndarray) -> Rows:
+        """The rows of spans, int64 (B, 2), one span behind another, in memory of their own."""
+        lengths = spans[:, 1] - spans[:, 0]
+        ends = np.cumsum(lengths)
+        numbers = (spans[:, 1] - ends).repeat(lengths)
+        numbers += np.arange(len(numbers))
+        # `take` of whole rows needs a fifth of the time of an index in brackets
+        return Rows(
+            self.gold_id.take(numbers),
+            self.top_id.take(numbers, axis=0),
+            self.steps.take(numbers, axis=0),
+            self.lognorm.take(numbers),
+            self.tail_logprob.take(numbers),
+        )
+
     @property
     def num_bytes(self) -> int:
         """What the rows take in memory."""

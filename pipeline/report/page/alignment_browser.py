@@ -15,6 +15,7 @@ from teacher_cache.store.inspection import InspectedPassage
 
 MOST_UTTERANCES = 400  # of a split: those with the most errors and disagreements
 MOST_CHOICES = 5
+LEAST_PROBABILITY = 0.001  # of a choice that is shown, unless it is what stands there
 
 
 def browser_entries(
@@ -51,7 +52,7 @@ def browser_entries(
             "speaker": shared.speakers[row] if shared.speakers else "",
             "words": shared.references[row].split(),
             "runs": runs,
-            "teacher": _choices(shared.references[row].split(), inspected.get(name)),
+            "teacher": choices_by_word(shared.references[row].split(), inspected.get(name)),
         }
         for _, _, row, name, runs in entries[:MOST_UTTERANCES]
     ]
@@ -80,7 +81,7 @@ def _cells(pairs: Sequence[WordPair]) -> list[list[str]]:
     return [*cells, [" ".join(before)]]
 
 
-def _choices(words: Sequence[str], passage: InspectedPassage | None) -> list[list[dict[str, Any]]]:
+def choices_by_word(words: Sequence[str], passage: InspectedPassage | None) -> list[list[dict[str, Any]]]:
     """By word its pieces, as long as they spell the words in order; else all of them at the first word."""
     if passage is None:
         return []
@@ -91,6 +92,7 @@ def _choices(words: Sequence[str], passage: InspectedPassage | None) -> list[lis
             "choices": [
                 [candidate.piece, round(100 * candidate.probability, 1)]
                 for candidate in token.candidates[:MOST_CHOICES]
+                if candidate.is_gold or candidate.probability >= LEAST_PROBABILITY
             ],
         }
         for token in passage.tokens

@@ -43,12 +43,13 @@ def curves(
         figure = Figure(figsize=(5.0, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for number, (label, points) in enumerate(drawn.items()):
+            again = number // len(_COLOURS)  # from the ninth on a colour comes with another dash and marker
             axes.plot(
                 *zip(*points, strict=True),
                 label=label,
                 color=_COLOURS[number % len(_COLOURS)],
-                linestyle=_DASHES[number % len(_DASHES)],
-                marker=_MARKERS[number % len(_MARKERS)],
+                linestyle=_DASHES[(number + again) % len(_DASHES)],
+                marker=_MARKERS[(number + 3 * again) % len(_MARKERS)],
                 markersize=5,
                 markevery=max(1, len(points) // _MARKED),
                 linewidth=1.6,
@@ -61,6 +62,8 @@ def curves(
             ticks = sorted({x for points in drawn.values() for x, _ in points})
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        else:
+            axes.locator_params(axis="x", nbins=6)
         axes.grid(alpha=0.25)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
