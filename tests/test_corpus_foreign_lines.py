@@ -127,3 +127,23 @@ def test_a_corpus_without_dev_is_prepared_and_labelled(tmp_path: Path, bert_fold
     assert done.exit_code == 0, done.output
     refused = CliRunner().invoke(main, [*build, "--set", 'build.splits=["train", "test"]', "--dry-run"])
     assert refused.exit_code == 1 and "[build] splits names 'test'" in refused.output
+
+
+def test_what_was_left_out_knowingly_is_reused_and_another_bad_line_is_not(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "data" / "LibriSpeech", sentences(6, seed=1), folder="train")
+    own = without_dev(tmp_path, 'train = { folders = ["train"] }', 'train = { manifest = "m.jsonl" }')
+    texts = [
+        {"audio": str(path.relative_to(tmp_path / "data")), "text": "a word"}
+        for path in sorted((tmp_path / "data").rglob("*.flac"))
+    ]
+    manifest, out = tmp_path / "data" / "m.jsonl", tmp_path / "out"
+    write_jsonl(manifest, texts)
+    good = manifest.read_bytes()
+    manifest.write_bytes(good + b"hello\n")
+    with pytest.raises(PipelineError, match="1 bad"):
+        prepare(own, tmp_path / "data", out)
+    prepare(own, tmp_path / "data", out, leave_out_bad=True)
+    assert prepare(own, tmp_path / "data", out).is_reused
+    manifest.write_bytes(good + b"hello\n" + FOREIGN["no UTF-8"] + b"\n")
+    with pytest.raises(PipelineError, match="prepared from other inputs .*other bad items"):
+        prepare(own, tmp_path / "data", out)

@@ -36,6 +36,7 @@ from teacher_cache.common.typed import convert, typed
 
 RECORD_NAME = "prepare.json"
 LEFT_OUT_NAME = "left_out.tsv"
+UNREADABLE = "unreadable_sha256"  # in RECORD_NAME; folders of before have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,9 @@ def prepare(
         raise PipelineError(f"{corpus}: no such folder; make the corpus with `bert2ctc data demo`")
     raw, bad = _read(config, data_root)
     identity = _identity(config, raw, data_root)
+    unreadable = _digest_of(bad)
     if output_dir.exists():
-        return _reuse(output_dir, identity)
+        return _reuse(output_dir, identity, unreadable)
     checked = validate(raw, config.data, data_root)
     bad += checked.bad
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,10 @@ def prepare(
         if units is None or (bad and not leave_out_bad):
             raise _refusal(bad, output_dir)
         record = _write(building, config, good, units, bad)
-        write_json(building / RECORD_NAME, {"identity": identity, **record, "provenance": provenance()})
+        write_json(
+            building / RECORD_NAME,
+            {"identity": identity, UNREADABLE: unreadable, **record, "provenance": provenance()},
+        )
         _publish(building, output_dir)
     _report_path(output_dir).unlink(missing_ok=True)  # what an earlier attempt complained about
     return _result(output_dir, record, is_reused=False)
@@ -116,17 +121,25 @@ def _bytes_of(path: Path) -> int:
         return -1  # validation will say what is wrong with it
 
 
-def _reuse(folder: Path, identity: Mapping[str, Any]) -> PrepareResult:
+def _digest_of(bad: Sequence[BadItem]) -> str:
+    """What could not be read, and so is no part of the inputs' identity; not where it lies."""
+    items = [[item.split, item.id, item.reason] for item in bad]
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
+
+
+def _reuse(folder: Path, identity: Mapping[str, Any], unreadable: str) -> PrepareResult:
+    """What lies there, where its inputs were equal; the unreadable ones too, left out knowingly then."""
     path, advice = folder / RECORD_NAME, f"nothing was changed; move {folder} away"
     record = FILES.json(path, advice)
     with FILES.faults_told(path, advice):
         known = convert(Mapping[str, Any], record.get("identity"), "identity")
         result = _result(folder, record, is_reused=True)
     found = differences(known, identity)
-    if found:
+    other_bad = ["other bad items"] if record.get(UNREADABLE, unreadable) != unreadable else []
+    if found or other_bad:
         raise PipelineError(
-            f"{folder}: was prepared from other inputs ({listed(phrases(found))}); nothing was changed; "
-            "runs may still read it, so move it away rather than delete it, then prepare again"
+            f"{folder}: was prepared from other inputs ({listed([*phrases(found), *other_bad])}); nothing was "
+            "changed; runs may still read it, so move it away rather than delete it, then prepare again"
         )
     return result
 
