@@ -134,12 +134,13 @@ def _reuse(folder: Path, identity: Mapping[str, Any], unreadable: str) -> Prepar
     with FILES.faults_told(path, advice):
         known = convert(Mapping[str, Any], record.get("identity"), "identity")
         result = _result(folder, record, is_reused=True)
-    found = differences(known, identity)
-    other_bad = ["other bad items"] if record.get(UNREADABLE, unreadable) != unreadable else []
-    if found or other_bad:
+    found = phrases(differences(known, identity))
+    if record.get(UNREADABLE, unreadable) != unreadable:
+        found.append("other bad items")
+    if found:
         raise PipelineError(
-            f"{folder}: was prepared from other inputs ({listed([*phrases(found), *other_bad])}); nothing was "
-            "changed; runs may still read it, so move it away rather than delete it, then prepare again"
+            f"{folder}: was prepared from other inputs ({listed(found)}); nothing was changed; "
+            "runs may still read it, so move it away rather than delete it, then prepare again"
         )
     return result
 
