@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from forgery import as_version_0_1
@@ -33,7 +34,9 @@ from student.data.manifest import read_manifest
 from student.data.units import Units
 from student.errors import StudentError
 from student.inference.export import read_exported
+from student.inference.recogniser import Recogniser
 from student.inference.safetensors import read_safetensors
+from student.inference.tuning_file import read_tuning
 from student.training.checkpoint import load_checkpoint
 from student.training.run_cache import _noted
 from student.training.run_folder import best_step, is_running, mark_best, metrics, read_result
@@ -82,13 +85,18 @@ def metadata_of(path: Path) -> object:
     raise CacheError(f"{told[0]} ({path.name})") if told else AssertionError("nothing was told")
 
 
+def tuning_of(path: Path) -> object:
+    """The student that it must belong to is asked once the file itself is sound."""
+    return read_tuning(path, cast(Recogniser, None), "words")
+
+
 # What is read -> where it lies below a folder, who reads it, whose exception tells of a fault
 READERS: dict[str, Reader] = {
     "a config": ("own.toml", lambda path: load_config(str(path)), PipelineError),
     "a ladder": ("own.toml", lambda path: load_ladder(str(path)), PipelineError),
     "results of a ladder": ("results.json", _known_seconds, PipelineError),
     "a run's record": ("run.json", lambda path: read_record(path.parent), PipelineError),
-    "a preparation's record": ("prepare.json", lambda path: _reuse(path.parent, {}), PipelineError),
+    "a preparation's record": ("prepare.json", lambda path: _reuse(path.parent, {}, ""), PipelineError),
     "a corpus' summary": ("corpus.json", lambda path: _existing(path.parent, {}), PipelineError),
     "a corpus' sites": ("sites.jsonl", lambda path: read_sites(path.parent, "test"), PipelineError),
     "transcripts": ("dev.ref.trn", read_trn, PipelineError),
@@ -114,6 +122,7 @@ READERS: dict[str, Reader] = {
         lambda path: read_exported(beside(path, "model.safetensors", "units.model")),
         StudentError,
     ),
+    "a tuning": ("tuning/words.json", tuning_of, StudentError),
     "weights": ("model.safetensors", read_safetensors, StudentError),
     "a cache's manifest": ("manifest.json", lambda path: read_cache_manifest(path.parent), CacheError),
     "a receipt": ("receipts/0.json", lambda path: read_receipts(path.parents[1]), CacheError),

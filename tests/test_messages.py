@@ -139,7 +139,7 @@ def own_config(tmp_path: Path) -> Path:
 
 def test_the_next_command_has_the_config_the_settings_and_the_roots_of_this_one(own_config: Path) -> None:
     folder = own_config.parent
-    given = ["--set", "trainer.max_steps=3", "--cache-root", str(folder / "caches")]
+    given = ["--set", "trainer.seed=3", "--cache-root", str(folder / "caches")]
     runs = ["--runs-root", str(folder / "runs")]
     shown = shown_by("train", str(own_config), *given, *runs)
     expected = ["bert2ctc", "cache", "build", str(own_config), *given, *runs]

@@ -131,10 +131,10 @@ def open_scorer(path: Path, units: Units) -> NextUnitScorer:
             "`bert2ctc lm ngram --of units`"
         )
     if note.units_sha256 != units_digest(units):
+        advice = "`bert2ctc lm ngram --of units`" if note.kind == UNITS else "`bert2ctc lm train`"
         raise PipelineError(
             f"{path}: is of other units than the student's ({note.units_sha256[:8]}, not "
-            f"{units_digest(units)[:8]}); make one of these with `bert2ctc lm "
-            f"{'ngram' if note.kind == UNITS else 'train'}`"
+            f"{units_digest(units)[:8]}); make one of these with {advice}"
         )
     for name, digest in note.files_sha256.items():
         if _file_digest(path / Path(name).name) != digest:

@@ -46,7 +46,7 @@ class Tuning:
     language_model_digest: str
     lexicon: str
     weights: FusionWeights
-    settings: Mapping[str, float]
+    settings: Mapping[str, int | float]
     log_prior: tuple[float, ...]
     split: str
     utterances: int
