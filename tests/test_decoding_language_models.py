@@ -1,4 +1,4 @@
-"""Beams with the language models of pipeline/: a unit is scored as its own, and the best reading is the best of all."""
+"""Beams with the language models of pipeline/: each unit has its own score, the best reading is found."""
 
 from __future__ import annotations
 
@@ -71,14 +71,13 @@ def test_a_beam_with_a_network_is_exhaustive_search_with_that_network(seed: int,
     network = make_network(config, units.size).eval()
     with torch.no_grad():
         network.lm_head.weight.mul_(30)  # so that an untrained one prefers some units to others
-    publish(
-        tmp_path / "network", network.save_pretrained, kind=NETWORK, recipe={}, units=units, text={}, figures={}
-    )  # fmt: skip
+    folder, write = tmp_path / "network", network.save_pretrained
+    publish(folder, write, kind=NETWORK, recipe={}, units=units, text={}, figures={})
     decoder = BeamDecoder(
         name="beam_lm",
         units=units,
         settings=EXACT,
-        scorer=open_scorer(tmp_path / "network", units),
+        scorer=open_scorer(folder, units),
         weights=FusionWeights(language=0.6, insertion=0.3),
     )
     logits = random_logits(2, NUM_FRAMES, units.size, seed)

@@ -107,3 +107,28 @@ def test_weights_of_another_run_and_another_language_model_are_refused(folder: P
     another = write_arpa(tmp_path / "another.arpa", [["the", "old", "ship"]])
     with pytest.raises(StudentError, match="another.arpa: language model .* was tuned with"):
         evaluate_run(run, roots, ["dev"], "cpu", decoder="words", label="own", language_model=another)
+
+
+def test_the_benchmark_times_every_decoder_that_the_run_has(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import decode_speed
+
+    run = str(folder / "run")
+    tune_run(Path(run), roots_of(folder), words=folder / "words.arpa", utterances=1, device="cpu")
+    options = ["--utterances", "3", "--batch", "2", "--rounds", "2", "--data", str(folder / "data")]
+    written = tmp_path / "figures.json"
+    decode_speed.main([run, "--against", run, *options, "--json", str(written)], standalone_mode=False)
+    figures = json.loads(written.read_text(encoding="utf-8"))
+    for way in ("alone", "batched"):
+        assert {"greedy", "greedy of --against", "beam", "words"} <= figures[way].keys()
+        assert "beam_lm" not in figures[way]
+        for row in figures[way].values():
+            assert 0 < row["own_decoder_real_time_factor"] < row["own_real_time_factor"]
+            assert 0 < row["latency_ms"] <= row["latency_95_percent_ms"]
+        ratio = figures["ratio"][way]
+        assert 0 < ratio["lowest"] <= ratio["median"] <= ratio["highest"] and len(ratio["all"]) == 2
+    assert figures["threads"] == 1 and figures["utterances"] == 3
+    captured = capsys.readouterr()
+    assert "beam_lm: left out" in captured.err and "times as long" in captured.out
