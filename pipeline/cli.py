@@ -13,6 +13,7 @@ from pipeline.cli_decoding import decoder_options, tune
 from pipeline.cli_lm import lm
 from pipeline.cli_runs import average_of_option, average_option, compare, export, report, run_folder, runs
 from pipeline.console import DomainErrorGroup, config_argument, emit, json_option, set_option, with_roots
+from pipeline.errors import PipelineError
 from pipeline.paths import Roots
 
 
@@ -160,13 +161,28 @@ def evaluate(
 @click.argument("run")
 @click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "srt", "vtt", "ctm"]),
+    default="text",
+    show_default=True,
+    help="all but text tell when each word was said",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="a folder of a file a recording, or the only one's file"
+)
+@click.option("--force", is_flag=True, help="replace files that are there")
 @with_roots("runs")
 @json_option
-def transcribe(run: str, audio: tuple[Path, ...], device: str, roots: Roots, as_json: bool) -> None:
-    """Write down what is said in AUDIO files with RUN's student."""
-    from pipeline.stages.evaluate import transcribe_files
+def transcribe(run: str, audio: tuple[Path, ...], roots: Roots, as_json: bool, **options: Any) -> None:
+    """Write down what is said in AUDIO, files of any length or folders of them, with RUN's student."""
+    from pipeline.stages.transcribe import transcribe_files, unread_line
 
-    emit(transcribe_files(run_folder(run, roots), audio, device), as_json)
+    report = transcribe_files(run_folder(run, roots), audio, **options)
+    emit(report, as_json)
+    if line := unread_line(report.result):
+        raise PipelineError(line)
 
 
 @main.command("experiment")

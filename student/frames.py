@@ -76,6 +76,16 @@ def encoder_frame_milliseconds(config: FeatureConfig, subsampling: int = 4) -> f
     return subsampling * config.hop_milliseconds
 
 
+def encoder_frame_samples(config: FeatureConfig = _DEFAULT, subsampling: int = 4) -> int:
+    """Samples from the start of what one encoder frame's convolutions see to that of the next."""
+    return subsampling * hop_samples(config)
+
+
+def encoder_window_samples(config: FeatureConfig = _DEFAULT, subsampling: int = 4) -> int:
+    """Samples that one encoder frame's convolutions see; attention sees the whole waveform."""
+    return (least_frames(subsampling) - 1) * hop_samples(config) + window_samples(config)
+
+
 def frames_after_subsampling(
     num_samples: Count, config: FeatureConfig = _DEFAULT, subsampling: int = 4
 ) -> Count:

@@ -1,4 +1,4 @@
-"""The stages `bert2ctc evaluate` and `bert2ctc transcribe`: what a trained student recognises."""
+"""The stage `bert2ctc evaluate`: what a trained student recognises of its own corpus' splits."""
 
 from __future__ import annotations
 
@@ -79,11 +79,3 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Any:
         for name, score in scores.items()
     ]
     return table("", columns, rows)
-
-
-def transcribe_files(run_dir: Path, audio: Sequence[Path], device: str) -> Report:
-    """What is said in the files, in their order."""
-    from student.inference.transcription import transcribe
-
-    spoken = [{"audio": str(path), "text": text} for path, text in transcribe(run_dir, audio, device, say)]
-    return Report({"transcripts": spoken}, [f"{entry['audio']}\t{entry['text']}" for entry in spoken])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,24 @@ Samples = Tensor | npt.NDArray[np.floating] | npt.NDArray[np.integer]
 
 def check_recording(path: Path) -> None:
     """Raises StudentError for a file that is absent, cannot be decoded or lasts longer than MAX_SECONDS."""
+    _check_seconds(str(path), recording_seconds(path))
+
+
+def recording_seconds(path: Path) -> float:
+    """By its header; StudentError for a file that is absent or cannot be decoded."""
     if not path.is_file():
         raise StudentError(f"{path}: no such file; give the path of a recording")
+    with decoding_faults_told(path):
+        return float(soundfile.info(path).duration)
+
+
+@contextmanager
+def decoding_faults_told(path: Path) -> Iterator[None]:
+    """StudentError that names `path` for what soundfile raises in the block."""
     try:
-        seconds = soundfile.info(path).duration
+        yield
     except (OSError, soundfile.SoundFileError) as error:
         raise StudentError(f"{path}: cannot be decoded ({error}); convert it to FLAC or WAV") from None
-    _check_seconds(str(path), seconds)
 
 
 def read_recording(path: Path, sample_rate_hz: int, say: Say = lambda line: None) -> Tensor:
@@ -57,19 +69,31 @@ def samples_at_rate(samples: Samples, rate: int, sample_rate_hz: int) -> Tensor:
 def _check_seconds(name: str, seconds: float) -> None:
     if seconds > MAX_SECONDS:
         raise StudentError(
-            f"{name}: {seconds:.0f} s, {MAX_SECONDS:.0f} s is the limit; cut it at pauses into shorter files"
+            f"{name}: {seconds:.0f} s, {MAX_SECONDS:.0f} s is the limit here; "
+            "`bert2ctc transcribe` hears recordings of any length"
         )
 
 
 def _converted(samples: Tensor, rate: int, sample_rate_hz: int, name: str, say: Say) -> Tensor:
     """Samples (S, channels) at `rate` to (S',) at `sample_rate_hz`."""
     waveform = samples.mean(dim=1)
-    if not len(waveform) or not bool(waveform.isfinite().all()):
-        raise StudentError(f"{name}: holds no samples, NaN or infinity; record or convert it again")
-    changes = [f"{samples.shape[1]} channels mixed to one"] if samples.shape[1] > 1 else []
+    check_samples(waveform, name)
     if rate != sample_rate_hz:
         waveform = resample(waveform, rate, sample_rate_hz)
-        changes.append(f"{rate} Hz resampled to {sample_rate_hz} Hz")
-    if changes:
-        say(f"{name}: {', '.join(changes)}")
+    if told := conversion(samples.shape[1], rate, sample_rate_hz):
+        say(f"{name}: {told}")
     return waveform
+
+
+def check_samples(waveform: Tensor, name: str) -> None:
+    """Raises StudentError for no samples, NaN or infinity."""
+    if not len(waveform) or not bool(waveform.isfinite().all()):
+        raise StudentError(f"{name}: holds no samples, NaN or infinity; record or convert it again")
+
+
+def conversion(num_channels: int, rate: int, sample_rate_hz: int) -> str:
+    """What makes a recording one waveform at `sample_rate_hz`, in words; "" where nothing has to."""
+    changes = [f"{num_channels} channels mixed to one"] if num_channels > 1 else []
+    if rate != sample_rate_hz:
+        changes.append(f"{rate} Hz resampled to {sample_rate_hz} Hz")
+    return ", ".join(changes)
