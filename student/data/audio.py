@@ -70,7 +70,7 @@ def _check_seconds(name: str, seconds: float) -> None:
     if seconds > MAX_SECONDS:
         raise StudentError(
             f"{name}: {seconds:.0f} s, {MAX_SECONDS:.0f} s is the limit here; "
-            "`bert2ctc transcribe` hears recordings of any length"
+            "`bert2ctc transcribe RUN recording.flac` hears recordings of any length"
         )
 
 
