@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,22 @@ def stand_in(path: Path, script: str) -> str:
     return str(path)
 
 
+def killed_by(name: str) -> str:
+    """A script that lets the signal through, as our commands do in their first line, and dies of it."""
+    code = (
+        "import os, signal; "
+        f"signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.{name}]); os.kill(os.getpid(), signal.{name})"
+    )
+    return f"exec {sys.executable} -c '{code}'"
+
+
 @pytest.mark.parametrize(
     ("ending", "code"),
     [
         ("exit 75", 75),
         ("exit 3", 1),
-        ("kill $$", 75),
-        ("kill -HUP $$", 75),
+        (killed_by("SIGTERM"), 75),
+        (killed_by("SIGHUP"), 75),
         ("kill -9 $$", 1),
         ("exit 143", 75),  # SIGTERM before it could save
         ("exit 138", 75),
