@@ -34,7 +34,8 @@ from teacher_cache.teacher_training.examples import SeededMasks, training_order
 from teacher_cache.teacher_training.request import TeacherTrainingRequest
 from teacher_cache.teacher_training.tokens import TokenTable, tokenise
 from teacher_cache.teacher_training.train import train_teacher
-from teacher_cache.teacher_training.trainer import MaskedTokenTrainer, training_arguments
+from teacher_cache.teacher_training.trainer import MaskedTokenTrainer
+from teacher_cache.teacher_training.transformers_trainer import training_arguments
 from teacher_cache.teacher_training.vocabulary import make_tokenizer
 
 

@@ -110,8 +110,9 @@ class _Pool:
         ended: Results,
     ) -> None:
         self.results: dict[str, list[dict[str, Any]]] = {}
+        self._ended: dict[str, Sequence[Mapping[str, Any]]] = dict(ended)  # before, and here
         self.failed: dict[str, tuple[int, Sequence[str]]] = {}
-        self._chains, self._tell, self._after, self._ended = chains, tell, after, ended
+        self._chains, self._tell, self._after = chains, tell, after
         self._waiting, self._free = list(chains), list(reversed(places))
         self._at_work: list[_Worker] = []
         self._is_stopping = False
@@ -121,10 +122,6 @@ class _Pool:
         """Names of the chains without all their results."""
         return [name for name in self._chains if name not in self.results]
 
-    @property
-    def _all(self) -> Results:
-        return {**self._ended, **self.results}
-
     def run(self, stop: StopRequest) -> None:
         """Until all have ended: well, or because one failed or a stop was asked for."""
         while self._at_work or (self._waiting and not self._is_stopping):
@@ -132,14 +129,14 @@ class _Pool:
                 self.ask_to_stop()
             while self._free and not self._is_stopping and (name := self._next_ready()):
                 self._waiting.remove(name)
-                chain = [known(command, self._all) for command in self._chains[name]]
+                chain = [known(command, self._ended) for command in self._chains[name]]
                 self._at_work.append(_Worker(name, chain, self._free.pop(), self._tell))
             self._look()
 
     def _next_ready(self) -> str | None:
         """The first that waits for no other chain."""
         for name in self._waiting:
-            if all(earlier in self._all for earlier in self._after.get(name, ())):
+            if all(earlier in self._ended for earlier in self._after.get(name, ())):
                 return name
         return None
 
@@ -172,7 +169,7 @@ class _Pool:
             if not self._is_stopping:
                 self.failed[worker.name] = code, worker.arguments
         elif not worker.commands:
-            self.results[worker.name] = worker.results
+            self.results[worker.name] = self._ended[worker.name] = worker.results
         elif not self._is_stopping:
             self._free.remove(worker.place)
             worker.start_next()

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainerCallback
-from transformers import TrainingArguments as Arguments
+from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer
 
 from pipeline.errors import PipelineError
 from pipeline.language_model.network_scorer import EDGE
@@ -23,13 +22,17 @@ from pipeline.language_model.ngram_perplexity import Perplexity
 from pipeline.language_model.settings import LanguageModelConfig
 from teacher_cache.common.files import canonical_json
 from teacher_cache.common.lock import BuildLock
-from teacher_cache.common.progress import Advance, progress
+from teacher_cache.common.progress import progress
 from teacher_cache.teacher_training.examples import OrderedExamples, training_order
 from teacher_cache.teacher_training.tokens import TokenTable
+from teacher_cache.teacher_training.transformers_trainer import (
+    ProgressLine,
+    last_checkpoint,
+    training_arguments,
+)
 
 IGNORED = -100  # a label that asks nothing
 MEASURED_BATCH = 64
-LOG_EVERY_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,27 +104,8 @@ class _CausalTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         return (loss, outputs) if return_outputs else loss
 
 
-class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Our progress line; a loss that is no number ends the training."""
-
-    def __init__(self, advance: Advance) -> None:
-        self._advance, self._note = advance, ""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._advance(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._advance(1, self._note)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        if "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise PipelineError(
-                f"the network's loss is {logs['loss']} at step {state.global_step}; lower "
-                "language_model.learning_rate"
-            )
-        self._note = f"loss {logs['loss']:.3f}"
+def _refusal(loss: float, step: int) -> PipelineError:
+    return PipelineError(f"the network's loss is {loss} at step {step}; lower language_model.learning_rate")
 
 
 def train_network(
@@ -132,15 +116,16 @@ def train_network(
     Raises CacheError where another process trains there.
     """
     order = training_order(table.lengths, config.max_steps, config.batch_size, config.seed)
-    model = make_network(config, num_units).to(device)
+    model, checkpoints = make_network(config, num_units).to(device), scratch / "checkpoints"
+    has_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     with BuildLock(scratch / "lock"), progress("training network", config.max_steps, "steps") as advance:
-        checkpoint, resumed_step = _last_checkpoint(scratch)
+        checkpoint, resumed_step = last_checkpoint(checkpoints)
         trainer = _CausalTrainer(
             model=model,
-            args=_arguments(config, scratch, device),
+            args=training_arguments(config, checkpoints, device, has_bfloat16),
             train_dataset=OrderedExamples(table, order),
             data_collator=lambda examples: network_batch([row for _, row in examples]),
-            callbacks=[_Progress(advance)],
+            callbacks=[ProgressLine(advance, _refusal)],
         )
         trainer.remove_callback(PrinterCallback)
         started = time.monotonic()
@@ -178,38 +163,3 @@ def network_perplexity(model: Any, table: TokenTable, num_words: int) -> Perplex
         )
         num_tokens += int((labels != IGNORED).sum())
     return Perplexity(math.exp(min(total / num_tokens, 700.0)), num_tokens, 0, total / max(num_words, 1))
-
-
-def _arguments(config: LanguageModelConfig, scratch: Path, device: str) -> Arguments:
-    arguments = Arguments(
-        output_dir=str(scratch / "checkpoints"),
-        per_device_train_batch_size=config.batch_size,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_fraction * config.max_steps,
-        weight_decay=config.weight_decay,
-        bf16=device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False),
-        use_cpu=device == "cpu",
-        seed=config.seed,
-        save_strategy="steps",
-        save_steps=config.save_every_steps,
-        save_total_limit=2,
-        logging_steps=LOG_EVERY_STEPS,
-        logging_nan_inf_filter=False,  # it would hide them
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-        remove_unused_columns=False,
-        train_sampling_strategy="sequential",  # `training_order` has shuffled already
-        dataloader_pin_memory=device == "cuda",
-    )
-    if arguments.n_gpu > 1:  # Trainer would split a batch over all GPUs in threads
-        arguments._n_gpu = 1
-    return arguments
-
-
-def _last_checkpoint(scratch: Path) -> tuple[str | None, int]:
-    """The newest whole checkpoint and its step; Trainer writes trainer_state.json last."""
-    whole = [path.parent for path in scratch.glob("checkpoints/checkpoint-*/trainer_state.json")]
-    steps: dict[int, Path] = {int(path.name.rpartition("-")[2]): path for path in whole}
-    return (str(steps[max(steps)]), max(steps)) if steps else (None, 0)

@@ -28,7 +28,8 @@ from teacher_cache.teacher_training.request import (
     training_recipe,
 )
 from teacher_cache.teacher_training.tokens import Material, prepare_material
-from teacher_cache.teacher_training.trainer import held_out_figures, make_trainer, training_arguments
+from teacher_cache.teacher_training.trainer import held_out_figures, make_trainer
+from teacher_cache.teacher_training.transformers_trainer import last_checkpoint, training_arguments
 
 
 def train_teacher(request: TeacherTrainingRequest) -> TeacherTrainingResult:
@@ -112,7 +113,7 @@ def _fit(
     order = training_order(material.training.lengths, config.max_steps, config.batch_size, config.seed)
     masks = SeededMasks(tokenizer=material.tokenizer, mlm_probability=config.mask_fraction, seed=config.seed)
     arguments = training_arguments(config, checkpoints, request.device, bfloat16)
-    checkpoint, resumed_step = _last_checkpoint(checkpoints)
+    checkpoint, resumed_step = last_checkpoint(checkpoints)
     with progress("training teacher", total=config.max_steps, unit="steps") as advance:
         trainer = make_trainer(model, material.training, order, masks, arguments, advance)
         started = time.monotonic()
@@ -171,13 +172,6 @@ def _has_bfloat16(device: str) -> bool:
     if device == "mps" and torch.backends.mps.is_available():
         return False
     raise CacheError(f"device {device!r}: PyTorch finds none here; set it to cpu")
-
-
-def _last_checkpoint(folder: Path) -> tuple[str | None, int]:
-    """The newest whole checkpoint and its step; Trainer writes trainer_state.json last."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    steps = {int(path.name.rpartition("-")[2]): path for path in whole}
-    return (str(steps[max(steps)]), max(steps)) if steps else (None, 0)
 
 
 def _once(path: Path, make: Callable[[], Any]) -> Any:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher_training.examples import OrderedExamples, SeededMasks
 from teacher_cache.teacher_training.request import HELD_OUT_SENTENCES, HeldOutFigures
 from teacher_cache.teacher_training.tokens import TokenTable
+from teacher_cache.teacher_training.transformers_trainer import ProgressLine
 
 HELD_OUT_BATCH = 64
 ROW_MULTIPLE = 64
-LOG_EVERY_STEPS = 20
 
 
 @contextmanager
@@ -66,27 +65,8 @@ class MaskedTokenTrainer(Trainer):  # type: ignore[misc]  # transformers is unty
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
-class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Our progress line instead of Trainer's; a loss that is no number ends the training."""
-
-    def __init__(self, advance: Callable[..., None]) -> None:
-        self._advance = advance
-        self._note = ""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._advance(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._advance(1, self._note)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        if "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise CacheError(
-                f"the teacher's loss is {logs['loss']} at step {state.global_step}; lower learning_rate"
-            )
-        self._note = f"loss {logs['loss']:.3f}"
+def _refusal(loss: float, step: int) -> CacheError:
+    return CacheError(f"the teacher's loss is {loss} at step {step}; lower learning_rate")
 
 
 def make_trainer(
@@ -103,42 +83,10 @@ def make_trainer(
         args=arguments,
         train_dataset=OrderedExamples(table, order),
         data_collator=masks,
-        callbacks=[_Progress(advance)],
+        callbacks=[ProgressLine(advance, _refusal)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def training_arguments(
-    config: TeacherTrainingConfig, checkpoints: Path, device: str, has_bfloat16: bool
-) -> TrainingArguments:
-    """Trainer's arguments: our order and progress, no reports to anywhere, linear decay after warm-up."""
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        per_device_train_batch_size=config.batch_size,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_fraction * config.max_steps,
-        weight_decay=config.weight_decay,
-        bf16=has_bfloat16,
-        use_cpu=device == "cpu",
-        seed=config.seed,
-        save_strategy="steps",
-        save_steps=config.save_every_steps,
-        save_total_limit=2,
-        logging_steps=LOG_EVERY_STEPS,
-        logging_nan_inf_filter=False,  # it would hide them
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-        remove_unused_columns=False,
-        train_sampling_strategy="sequential",  # `training_order` has shuffled already
-        dataloader_pin_memory=device == "cuda",
-    )
-    # Trainer would split a batch over all GPUs in threads; a teacher of this size wants one.
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
-    return arguments
 
 
 @torch.no_grad()
