@@ -49,18 +49,18 @@ def run_experiment(reference: str, roots: Roots, overrides: Sequence[str], jobs:
     places = _places(trainings, jobs)
     folder = roots.runs / ladder.name
     known_seconds = _known_seconds(folder / "results.json")
-    corpora = {training.corpus.name: training.corpus for training in trainings}
+    corpora = list({training.corpus.name: training.corpus for training in trainings}.values())
     ended: Ended = {}
-    for corpus in corpora.values():
+    for corpus in corpora:
         commands = speech_commands(ladder, corpus, roots, overrides)
         ended[of_corpus("speech", corpus.name)] = [run_command(*known(one, {})) for one in commands]
-    _run_labels_and_students(ladder, trainings, roots, overrides, places, ended)
+    _run_labels_and_students(ladder, corpora, trainings, roots, overrides, places, ended)
     rows = [_row(training, ladder, roots, *ended[training.run]) for training in trainings]
-    accuracy = {name: ended[labels_name(one)][0].get("site_accuracy", {}) for name, one in corpora.items()}
+    accuracy = {one.name: ended[labels_name(one)][0].get("site_accuracy", {}) for one in corpora}
     results = {
         "rows": rows,
         "differences": differences_between(ladder, trainings, roots),
-        "seconds": _seconds(corpora.values(), ended, known_seconds, rows),
+        "seconds": _seconds(corpora, ended, known_seconds, rows),
         "teacher_site_accuracy": _by_corpus(accuracy),
         "provenance": provenance(),
     }
@@ -70,6 +70,7 @@ def run_experiment(reference: str, roots: Roots, overrides: Sequence[str], jobs:
 
 def _run_labels_and_students(
     ladder: Ladder,
+    corpora: Sequence[Corpus],
     trainings: Sequence[Training],
     roots: Roots,
     overrides: Sequence[str],
@@ -77,11 +78,10 @@ def _run_labels_and_students(
     ended: Ended,
 ) -> None:
     """Add what their commands give to `ended`: one by one, or side by side at the places."""
-    corpora = {training.corpus.name: training.corpus for training in trainings}
     # a teacher's numbers depend on its threads as a student's do
     threads = trainings[0].config.student.trainer.threads
-    labels = {labels_name(one): labels_chain(ladder, one, roots, overrides) for one in corpora.values()}
-    beside = {labels_name(one) for one in corpora.values() if trains_beside_students(one, trainings)}
+    labels = {labels_name(one): labels_chain(ladder, one, roots, overrides) for one in corpora}
+    beside = {labels_name(one) for one in corpora if trains_beside_students(one, trainings)}
     for name, chain in labels.items():
         if not places or name not in beside:
             ended[name] = _one_by_one(chain, threads, ended)

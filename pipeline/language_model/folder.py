@@ -104,7 +104,7 @@ def publish(
             units_sha256=units_digest(units) if units else "",
             text=text,
             figures=figures,
-            files_sha256={path.name: _file_digest(path) for path in sorted(partial.iterdir())},
+            files_sha256={path.name: file_digest(path) for path in sorted(partial.iterdir())},
         )
         write_json(partial / NOTE_NAME, asdict(note))
         publish_folder(partial, folder)
@@ -123,7 +123,7 @@ def open_scorer(path: Path, units: Units) -> NextUnitScorer:
     says.
     """
     if not path.is_dir():
-        return _ngram_scorer(path, units, _file_digest(path))
+        return _ngram_scorer(path, units, file_digest(path))
     note = read_note(path)
     if note.kind == WORDS:
         raise PipelineError(
@@ -137,7 +137,7 @@ def open_scorer(path: Path, units: Units) -> NextUnitScorer:
             f"{units_digest(units)[:8]}); make one of these with {advice}"
         )
     for name, digest in note.files_sha256.items():
-        if _file_digest(path / Path(name).name) != digest:
+        if file_digest(path / Path(name).name) != digest:
             raise PipelineError(
                 f"{path / name}: is not the file of its note; move {path} away and make it again"
             )
@@ -155,7 +155,10 @@ def _ngram_scorer(arpa: Path, units: Units, digest: str) -> NextUnitScorer:
     return NgramScorer(read_arpa(arpa), units.pieces, digest)
 
 
-def _file_digest(path: Path) -> str:
-    advice = "give an ARPA file, or the folder of a language model of `bert2ctc lm ls`"
+_GIVE = "give an ARPA file, or the folder of a language model of `bert2ctc lm ls`"
+
+
+def file_digest(path: Path, advice: str = _GIVE) -> str:
+    """SHA-256, hex, of a regular file; a PipelineError with the advice where it cannot be read."""
     with FILES.faults_told(path, advice), open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

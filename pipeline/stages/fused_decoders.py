@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
-from teacher_cache.common.small_files import open_regular
+from pipeline.language_model.folder import file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,6 +176,5 @@ def _settings(kind: type[Any], given: Mapping[str, float]) -> Any:
 def _files_digest(*paths: Path | None) -> str:
     found = hashlib.sha256()
     for path in filter(None, paths):
-        with FILES.faults_told(path, "give another file"), open_regular(path) as stream:
-            found.update(hashlib.file_digest(stream, "sha256").digest())
+        found.update(bytes.fromhex(file_digest(path, "give another file")))
     return found.hexdigest()
