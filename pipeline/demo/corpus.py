@@ -29,7 +29,7 @@ from teacher_cache.common.files import publish_folder, write_json, write_whole
 from teacher_cache.common.progress import Advance, progress
 from teacher_cache.common.typed import Fault, convert
 
-CORPUS_VERSION = 3  # raised whenever the same config would give another corpus
+CORPUS_VERSION = 4  # raised whenever the same config would give another corpus
 SUMMARY_FILE, TEACHER_FILE = "corpus.json", "teacher.txt"
 LICENCES = {
     "sentences": "Apache-2.0: this project's own grammar",

@@ -18,30 +18,30 @@ NEAR, FAR = "near", "far"
 REACHES = (NEAR, FAR)
 TEACHER_ONLY_CUES = 1  # of the three cues of each spelling: a third of the pairings
 
-# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo.plan`. They
-# differ in one letter at one position: CTC takes each frame for itself, and one in doubt would blend other
-# pairs ("write" and "right" into "wright").
+# Pairs that eSpeak NG speaks alike, sample for sample, in every accent of `pipeline.demo.plan`. CTC takes
+# each frame for itself, and one in doubt blends pairs that differ more ("write" and "right" into "wright")
+# or in a lone vowel, whose two letters need not fall on one frame ("sun" and "son" into "suon").
 HOMOPHONE_PAIRS = (
     ("sea", "see"),
-    ("sun", "son"),
     ("meat", "meet"),
     ("week", "weak"),
     ("steel", "steal"),
-    ("rain", "rein"),
+    ("heel", "heal"),
+    ("leek", "leak"),
 )
 CUES = {
     "sea": "ship wave harbour",
     "see": "mirror window glasses",
-    "sun": "desert summer noon",
-    "son": "father mother uncle",
     "meat": "butcher burger gravy",
     "meet": "station lobby partner",
     "week": "monday calendar holiday",
     "weak": "muscle fever patient",
     "steel": "hammer bridge factory",
     "steal": "bandit wallet jewel",
-    "rain": "cloud thunder umbrella",
-    "rein": "saddle horse stable",
+    "heel": "sandal ankle slipper",
+    "heal": "bandage surgeon nurse",
+    "leek": "soup onion garden",
+    "leak": "plumber faucet cellar",
 }
 FILLERS = "table river music winter silver doctor kettle button".split()
 
