@@ -83,8 +83,8 @@ def test_audio_that_no_manifest_should_name_is_refused_in_one_line(
 
 def test_absent_and_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.flac").write_bytes(b"no audio at all")
-    for name in ("a.flac", "b.flac"):
-        with pytest.raises(StudentError, match=name):
+    for name, fault in (("a.flac", "no such file; point BERT2CTC_DATA at"), ("b.flac", "cannot be decoded")):
+        with pytest.raises(StudentError, match=f"{name}: {fault}"):
             read_audio(tmp_path / name, SAMPLE_RATE_HZ)
 
 

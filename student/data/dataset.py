@@ -116,6 +116,11 @@ def read_audio(path: Path, sample_rate_hz: int) -> Samples:
     Lossy formats decode to float and are rounded and clipped here, so that audio from memory and
     from the file is one and the same. Raises StudentError for anything that a manifest should not name.
     """
+    if not path.is_file():
+        raise StudentError(
+            f"{path}: no such file; point BERT2CTC_DATA at the folder that holds the corpora, or rerun "
+            "`bert2ctc data prepare`"
+        )
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
