@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from pipeline.language_model.ngram_perplexity import Perplexity
 from pipeline.language_model.settings import LanguageModelConfig
 from teacher_cache.common.files import canonical_json
 from teacher_cache.common.lock import BuildLock
+from teacher_cache.common.perplexity import perplexity
 from teacher_cache.common.progress import progress
 from teacher_cache.teacher_training.examples import OrderedExamples, training_order
 from teacher_cache.teacher_training.tokens import TokenTable
@@ -162,4 +162,4 @@ def network_perplexity(model: Any, table: TokenTable, num_words: int) -> Perplex
             torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
         )
         num_tokens += int((labels != IGNORED).sum())
-    return Perplexity(math.exp(min(total / num_tokens, 700.0)), num_tokens, 0, total / max(num_words, 1))
+    return Perplexity(perplexity(total / num_tokens), num_tokens, 0, total / max(num_words, 1))

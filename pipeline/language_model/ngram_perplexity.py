@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.language_model.ngram_model import END, START, UNKNOWN, NgramModel
+from teacher_cache.common.perplexity import perplexity
 
 _NOWHERE = -1
 
@@ -48,9 +49,7 @@ def ngram_perplexity(
     nats = -token_log_probs(model, tokens)[tokens != ids[START]]
     num_unknown = int((tokens == unknown).sum())
     total = float(nats.sum())
-    return Perplexity(
-        math.exp(min(total / len(nats), 700.0)), len(nats), num_unknown, total / max(num_words, 1)
-    )
+    return Perplexity(perplexity(total / len(nats)), len(nats), num_unknown, total / max(num_words, 1))
 
 
 def token_log_probs(model: NgramModel, tokens: np.ndarray) -> np.ndarray:

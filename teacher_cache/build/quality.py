@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from teacher_cache.common.perplexity import perplexity
 from teacher_cache.store.rows import MASS_AT, RowBlock
 
 NUM_WORST = 5
@@ -76,4 +76,4 @@ def quality_lines(figures: dict[str, Any]) -> list[str]:
 
 
 def _perplexity(mean_logprob: float) -> float:
-    return round(math.exp(min(-mean_logprob, 700.0)), 4)
+    return round(perplexity(-mean_logprob), 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from teacher_cache.common.perplexity import perplexity
 from teacher_cache.config import TeacherTrainingConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.teacher_training.examples import OrderedExamples, SeededMasks
@@ -122,4 +122,4 @@ def held_out_figures(
         num_masked += len(gold)
         total_nats += float(nn.functional.cross_entropy(logits, gold, reduction="sum"))
     model.train(was_training)
-    return HeldOutFigures(num_correct / num_masked, math.exp(min(total_nats / num_masked, 700.0)), num_masked)
+    return HeldOutFigures(num_correct / num_masked, perplexity(total_nats / num_masked), num_masked)
