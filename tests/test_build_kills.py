@@ -28,6 +28,7 @@ from teacher_cache.store.verify import verify_cache
 
 KILLS = int(os.environ.get("BERT2CTC_TEST_KILLS", "3"))  # each costs some seconds; 20 before a release
 WORKERS = 2
+PATIENCE_SECONDS = 900  # ends a hang; a core that others use too is no hang
 
 DRIVER = """
 import json, signal, sys
@@ -69,15 +70,18 @@ class Driver:
         return sorted(self.root.glob(".building/*/receipts/*.json"))
 
     def wait_for(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not is_so():
             assert self.process.poll() is None, self.process.communicate()[1]
             assert time.monotonic() < deadline, "the build does not go on"
             time.sleep(0.005)
 
     def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        try:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        except psutil.NoSuchProcess:  # one of them, or all, ended in this moment
+            return []
 
     def kill_alone(self) -> None:
         self.process.kill()
@@ -96,6 +100,7 @@ def whole(bert_folder: Path, scheduler: str, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)  # grows with the number of kills, the fixture's build too
 def test_killed_workers_and_drivers_leave_what_an_uninterrupted_build_makes(
     bert_folder: Path, scheduler: str, whole: BuildResult, tmp_path: Path
 ) -> None:
@@ -114,7 +119,7 @@ def test_killed_workers_and_drivers_leave_what_an_uninterrupted_build_makes(
     kept = {path: path.stat().st_mtime_ns for path in driver.receipts}
     driver.wait_for(lambda: len(driver.receipts) >= len(kept) + 2)
     os.killpg(driver.process.pid, signal.SIGINT)  # what Ctrl-C does: to the driver and all its workers
-    said = driver.process.communicate(timeout=60)[1]
+    said = driver.process.communicate(timeout=PATIENCE_SECONDS)[1]
     assert "run it again to go on" in said
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished shards are not built again
 
@@ -157,7 +162,7 @@ def test_kills_at_random_moments_cost_no_more_than_what_was_in_flight(
         driver = Driver(bert_folder, root)
         if list(root.glob("?" * 32)):
             break  # published just before the kill: what lies there must be whole, see below
-    error = driver.process.communicate(timeout=300)[1]
+    error = driver.process.communicate(timeout=PATIENCE_SECONDS)[1]
     assert driver.process.returncode == 0, error
     (built,) = root.glob("?" * 32)
     assert stored(built) == stored(whole.path)
