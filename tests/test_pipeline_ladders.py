@@ -80,7 +80,7 @@ def test_a_student_begins_with_the_base_of_its_own_seed_and_corpus(tmp_path: Pat
     assert ladder.compared == ("more", "kd")
     begins = {one.run: one.begins_with for one in trainings_of(ladder, ())}
     steps = {one.student: one.config.student.trainer.max_steps for one in trainings_of(ladder, ())}
-    assert steps == {"base": 700, "more": 900, "kd": 900}, "settings are for all, a student's own come last"
+    assert steps == {"base": 600, "more": 900, "kd": 900}, "settings are for all, a student's own come last"
     assert begins == {
         "base-seed-1": "", "base-seed-2": "", "more-seed-1": "base-seed-1", "more-seed-2": "base-seed-2",
         "kd-seed-1": "base-seed-1", "kd-seed-2": "base-seed-2",
@@ -92,8 +92,9 @@ config = "demo"
 seeds = [1, 2]
 [settings]
 "trainer.max_steps" = 900
+"objective.branch_from_step" = 0
 [students.base]
-"trainer.max_steps" = 700
+"trainer.max_steps" = 600
 [students.more]
 begins_with = "base"
 [students.kd]
