@@ -32,9 +32,9 @@ def test_no_two_students_of_a_ladder_are_the_same(ladder: str) -> None:
 
 def test_the_family_has_the_terms_of_its_names() -> None:
     terms = {name: set(objective_weights(c.student)) for name, c in students_of("demo-family").items()}
-    ctc = {"ctc", "ctc_tap2", "ctc_tap4"}
+    ctc = {"ctc", "ctc_tap2", "ctc_tap3"}
     hard, soft, aligned = (
-        {f"{kind}_{layer}" for layer in ("final", "tap2", "tap4")} for kind in ("ce", "kd", "ctc_pieces")
+        {f"{kind}_{layer}" for layer in ("final", "tap2", "tap3")} for kind in ("ce", "kd", "ctc_pieces")
     )
     assert terms == {
         "ctc": {"ctc"},
