@@ -8,6 +8,8 @@ from teacher_cache.settings import check_settings, required, setting
 
 MASKING_POLICIES = ("token", "whole_word")
 CONTEXT_POLICIES = ("utterance", "chapter")
+RANKED_PIECES = ("all", "speakable")
+PASSAGE_ENDS = ("none", "full_stop")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 TAIL_POLICIES = ("bucket", "renormalise")  # of what a reader makes of the mass beyond its candidates
 
@@ -100,6 +102,13 @@ class CacheConfig:
         unit="words",
         low=0,
         high=100_000,
+    )
+    ranked_pieces: str = setting(
+        "all", "`speakable`: only pieces of a-z and apostrophe have probability, full stops have none; for a "
+        "teacher of punctuated text", choices=RANKED_PIECES,
+    )  # fmt: skip
+    passage_end: str = setting(
+        "none", "`full_stop`: the teacher reads one behind every passage", choices=PASSAGE_ENDS
     )
     top_k: int = setting(64, "candidates kept per position", low=1, high=65_536)
     temperatures: tuple[float, ...] = setting(

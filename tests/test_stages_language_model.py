@@ -105,6 +105,20 @@ def test_ngrams_are_made_once_and_foretell_dev(place: Path) -> None:
     assert scorer.digest == units["digest"] and scorer.num_units == units_of(place).size
 
 
+def test_ngrams_that_memory_cannot_hold_are_refused_before_they_are_counted(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = lm(place, "ngram", "--dry-run", "--set", "language_model.seed=2")["memory_bytes"]
+    monkeypatch.setattr("teacher_cache.common.memory.free_bytes", lambda: needed // 2)
+    given = [f"--{name}-root={place / name}" for name in ("data", "runs")]
+    asked = ["lm", "ngram", str(place / "tones.toml"), *given, "--set", "language_model.seed=2"]
+    done = CliRunner().invoke(main, asked)
+    told = [line for line in done.stderr.splitlines() if not line.startswith("reading text")]
+    assert done.exit_code == 1 and len(told) == 1
+    assert "of memory" in told[0] and "are free; lower language_model.word_order" in told[0]
+    assert not list((place / "runs" / "language_models").glob("*-words-*/.*"))
+
+
 def test_a_network_is_trained_once_and_opened(place: Path) -> None:
     made = lm(place, "train")
     assert not made["reused"] and lm(place, "train")["reused"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
+from pipeline.errors import PipelineError
 from pipeline.language_model.folder import (
     ARPA_NAME,
     NETWORK,
@@ -50,7 +51,6 @@ def estimate_ngram(config: ExperimentConfig, roots: Roots, kind: str, dry_run: b
     from pipeline.language_model.ngram_counts import bytes_needed
     from pipeline.language_model.ngram_perplexity import ngram_perplexity
     from pipeline.language_model.segmentation import as_pieces, known_pieces, unit_ids
-    from teacher_cache.common.sizes import megabytes
 
     started = time.monotonic()
     text = language_text(request)
@@ -64,7 +64,7 @@ def estimate_ngram(config: ExperimentConfig, roots: Roots, kind: str, dry_run: b
         num_tokens, sentences = sum(map(len, spelt)), as_pieces(spelt, units)
     num_tokens += 2 * len(text.sentences)
     needed = bytes_needed(num_tokens, order, *([units.size] if kind == UNITS else []))
-    say(f"{num_tokens:,} tokens: {order}-grams take up to {megabytes(needed)} of memory")
+    _require_memory(needed, f"{num_tokens:,} tokens: {order}-grams", kind)
     estimate = estimate_ngrams(sentences, order, known_pieces(units) if kind == UNITS else ())
 
     def cut(texts: Sequence[str]) -> Iterable[Sequence[str]]:
@@ -208,6 +208,21 @@ def _preview(request: TextRequest, units: Units | None, order: int) -> Report:
             f"{order}-grams of them take up to {megabytes(needed)} of memory",
         ],
     )
+
+
+def _require_memory(needed: int, what: str, kind: str) -> None:
+    """Says what is needed at most. PipelineError where that is more than is free: half an hour of swapping,
+    or a process that the kernel kills, tells nobody why."""
+    from teacher_cache.common.memory import free_bytes
+    from teacher_cache.common.sizes import megabytes
+
+    free = free_bytes()
+    if needed > free:
+        raise PipelineError(
+            f"{what} take up to {megabytes(needed)} of memory, {megabytes(free)} are free; lower "
+            f"language_model.{'word' if kind == WORDS else 'unit'}_order or language_model.max_sentences"
+        )
+    say(f"{what} take up to {megabytes(needed)} of memory, {megabytes(free)} are free")
 
 
 def _units(config: ExperimentConfig, roots: Roots) -> Units:

@@ -21,6 +21,7 @@ from teacher_cache.store.digest_index import DigestIndex
 from teacher_cache.store.laws import fault_of
 from teacher_cache.store.layout import LOGPROB_STEPS_PER_NAT, SATURATED
 from teacher_cache.store.manifest import Manifest, Recipe, read_manifest
+from teacher_cache.store.piece_policy import settings_of_policy
 from teacher_cache.store.rows import RowBlock
 from teacher_cache.teacher.identity import identify_teacher
 from teacher_cache.teacher.masked_teacher import MaskedTeacher
@@ -71,7 +72,7 @@ def recompute_cache(
     sample = _sample(path, manifest, passages, fraction, seed)
     config = _config_of(manifest.recipe)
     teacher = MaskedTeacher.load(teacher_folder, config.dtype, device)
-    encoded = teacher.tokenizer.encode(sample)
+    encoded = teacher.tokenizer.encode(sample, config.passage_end)
     lengths = encoded.own_length
     wanted = np.ones(int(lengths.sum()), dtype=bool)
     digests = np.frombuffer(b"".join(p.digest for p in sample), np.uint8).reshape(-1, DIGEST_BYTES)
@@ -101,14 +102,17 @@ def recompute_cache(
             passage_of_row,
             errors,
             allowed,
-            fault_of(scored, manifest.layout, teacher.tokenizer.is_special),
+            fault_of(scored, manifest.layout, teacher.tokenizer.is_unranked(config.ranked_pieces)),
         ),
     )
 
 
 def _config_of(recipe: Recipe) -> CacheConfig:
     """The [cache] table that the recipe was made from."""
+    ranked_pieces, passage_end = settings_of_policy(recipe.special_tokens)
     return CacheConfig(
+        ranked_pieces=ranked_pieces,
+        passage_end=passage_end,
         masking=recipe.masking,
         context=recipe.context,
         context_words=recipe.context_words,

@@ -107,7 +107,15 @@ class BuildJob:
     @cached_property
     def tokens(self) -> EncodedPassages:
         """The passages' tokens; workers are sent those of their shard, and tokenise nothing again."""
-        return self.tokenizer.encode(self.corpus.passages)
+        config = self.request.cache_config
+        tokens = self.tokenizer.encode(self.corpus.passages, config.passage_end)
+        self.tokenizer.require_ranked(tokens, config.ranked_pieces)
+        return tokens
+
+    @cached_property
+    def is_unranked(self) -> np.ndarray:
+        """Bool (V,), the pieces that are no candidates under the request's policy."""
+        return self.tokenizer.is_unranked(self.request.cache_config.ranked_pieces)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -141,7 +149,7 @@ class BuildJob:
         return Layout(
             num_rows=plan.num_rows,
             num_passages=plan.num_passages,
-            top_k=self.tokenizer.rankable(self.request.cache_config.top_k),
+            top_k=min(self.request.cache_config.top_k, int((~self.is_unranked).sum())),
             temperatures=self.recipe.temperatures,
             vocab_size=len(self.tokenizer.vocabulary),
             rows_per_shard=plan.rows_per_shard,

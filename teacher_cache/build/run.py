@@ -150,7 +150,7 @@ def _begin(job: BuildJob, say: Say) -> BuildPlan:
         plan.write(job.building)
         writer = CacheWriter.create(job.building, job.layout(plan))
     writer.write_passages(job.starts, job.lengths, job.corpus.digests)
-    writer.write_vocabulary(job.tokenizer.vocabulary, job.tokenizer.is_special)
+    writer.write_vocabulary(job.tokenizer.vocabulary, job.is_unranked)
     return plan
 
 

@@ -21,6 +21,7 @@ from teacher_cache.errors import CacheError
 from teacher_cache.passages import DIGEST_BYTES
 from teacher_cache.settings import shown_value
 from teacher_cache.store.layout import Layout
+from teacher_cache.store.piece_policy import SPECIAL_TOKEN_POLICY, shown_policy, special_token_policy
 
 FORMAT_VERSION = 1
 LABEL_VERSION = 1  # raise it whenever this code changes a stored value beyond the stated error
@@ -29,10 +30,6 @@ MANIFEST = "manifest.json"
 RECEIPTS = "receipts"
 _AGAIN = "fetch or build the cache again with `bert2ctc cache build`"
 
-SPECIAL_TOKEN_POLICY = (
-    "left, text and right are one text within the tokenizer's own frame, every word behind a space; "
-    "special and unused pieces are never ranked, their mass is in the tail"
-)
 TRUNCATION_POLICY = "a passage above the teacher's limit is refused"
 
 
@@ -113,6 +110,7 @@ def recipe_of(teacher: TeacherIdentity, config: CacheConfig, normaliser: Mapping
         top_k=config.top_k,
         temperatures=tuple(float(temperature) for temperature in config.temperatures),
         dtype=config.dtype,
+        special_tokens=special_token_policy(config),
     )
 
 
@@ -181,7 +179,9 @@ class Manifest:
         """
         wanted = recipe_of(self.teacher, config, normaliser)
         parts = [
-            {name: shown(value) for name, value in asdict(recipe).items()} for recipe in (self.recipe, wanted)
+            {name: shown(value) for name, value in asdict(recipe).items()}
+            | {"special_tokens": shown_policy(recipe.special_tokens)}
+            for recipe in (self.recipe, wanted)
         ]
         found = phrases(differences(*parts), "{key} {old} in the cache, {new} in the config")
         if teacher_name not in ("", self.teacher.name, self.teacher.model):

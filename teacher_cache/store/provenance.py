@@ -10,6 +10,7 @@ from teacher_cache.common.differences import differences, listed, phrases, shown
 from teacher_cache.common.files import FILES
 from teacher_cache.common.typed import typed
 from teacher_cache.store.manifest import Manifest
+from teacher_cache.store.piece_policy import shown_policy
 
 _FILES = "teacher_files_sha256"
 _NAMED_FILES = 3
@@ -72,7 +73,7 @@ def origin_differences(began: CacheOrigin, now: CacheOrigin) -> list[str]:
 def _settings(origin: CacheOrigin) -> dict[str, str]:
     """The recipe without the teacher's files, each part reported as a whole and in its own words."""
     return {
-        _WORDS.get(name, name.replace("_", " ")): shown(value)
+        _WORDS.get(name, name.replace("_", " ")): shown_policy(shown(value))
         for name, value in origin.recipe.items()
         if name != _FILES
     }

@@ -86,15 +86,20 @@ class MaskedTeacher:
         position = np.arange(len(wanted)) - np.repeat(before, own_length)  # of each piece, in its passage
         start = encoded.end - encoded.length
         gold = encoded.ids[start[passage_of_piece] + position].astype(np.int64)
-        is_special = torch.from_numpy(self.tokenizer.is_special).to(self.device)
-        top_k = self.tokenizer.rankable(config.top_k)
+        is_unranked = torch.from_numpy(self.tokenizer.is_unranked(config.ranked_pieces)).to(self.device)
+        impossible = torch.from_numpy(np.flatnonzero(self.tokenizer.is_impossible(config.ranked_pieces)))
+        impossible = impossible.to(self.device)
+        top_k = min(config.top_k, int((~is_unranked).sum()))
         blocks, scored = [], []
         for batch in batches_of_equal_length(copies.length, batch_tokens):
             pieces, hidden = self._hidden_pieces(encoded, copies, batch, position)
             is_row = wanted[pieces]  # under whole_word a neighbouring shard may own part of the word
             pieces, hidden = pieces[is_row], hidden[torch.from_numpy(is_row).to(self.device)]
             gold_id = torch.from_numpy(gold[pieces]).to(self.device)
-            rows = rank_logits(self.head(hidden), gold_id, is_special, top_k, config.temperatures)
+            logits = self.head(hidden)
+            if len(impossible):
+                logits = logits.index_fill(1, impossible, -torch.inf)
+            rows = rank_logits(logits, gold_id, is_unranked, top_k, config.temperatures)
             if not np.isfinite(rows.gold_logprob).all():
                 first = encoded[int(passage_of_piece[pieces[~np.isfinite(rows.gold_logprob)][0]])]
                 shown = repr(self.tokenizer.text_of(first.own_ids)[:SHOWN_CHARACTERS])

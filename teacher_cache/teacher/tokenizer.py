@@ -14,9 +14,11 @@ from teacher_cache.errors import CacheError
 from teacher_cache.passages import Passage
 from teacher_cache.teacher.identity import model_sizes
 from teacher_cache.teacher.masking import words_of_pieces
+from teacher_cache.teacher.speakable import speakable_pieces
 
 UNUSED_PIECE = re.compile(r"\[unused\d+\]|madeupword\d+")
 SHOWN_CHARACTERS = 40
+_ENDS = {"none": "", "full_stop": "."}
 PASSAGES_PER_CALL = 1024  # the tokenizer's own record of a passage takes ten times what is kept of it
 
 
@@ -127,7 +129,8 @@ def _spans(end: np.ndarray, length: np.ndarray) -> np.ndarray:
 class PassageTokenizer:
     """What turns passages into the tokens of a teacher.
 
-    vocabulary : V pieces     is_special : bool (V,), pieces that are never ranked
+    vocabulary : V pieces     is_special : bool (V,), special and unused pieces, which are never ranked
+    is_speakable : bool (V,), pieces that a normalised transcript can hold
     unknown_id : a gold piece all the same where a transcript holds it; None where there is none
     max_tokens : of a passage, context and specials included     backend : transformers' fast tokenizer
     """
@@ -135,6 +138,7 @@ class PassageTokenizer:
     backend: Any
     vocabulary: list[str]
     is_special: np.ndarray
+    is_speakable: np.ndarray
     mask_id: int
     unknown_id: int | None
     max_tokens: int
@@ -162,32 +166,66 @@ class PassageTokenizer:
             backend=backend,
             vocabulary=vocabulary,
             is_special=np.array(is_special),
+            is_speakable=speakable_pieces(vocabulary, backend),
             mask_id=int(backend.mask_token_id),
             unknown_id=backend.unk_token_id,
             max_tokens=max_tokens,
         )
 
-    def rankable(self, top_k: int) -> int:
-        """K cut to the number of pieces that may be ranked."""
-        return min(top_k, int((~self.is_special).sum()))
+    def is_impossible(self, ranked_pieces: str) -> np.ndarray:
+        """Bool (V,), pieces without probability under this policy: the others' sum to one.
 
-    def encode(self, passages: Sequence[Passage]) -> EncodedPassages:
+        A special piece is not among them, so that a vocabulary of nothing else that is unspeakable has equal
+        rows under both policies; the unknown piece stands for what is spoken all the same.
+        """
+        if ranked_pieces == "all":
+            return np.zeros(len(self.is_special), dtype=bool)
+        impossible: np.ndarray = ~self.is_speakable & ~self.is_special
+        return impossible
+
+    def is_unranked(self, ranked_pieces: str) -> np.ndarray:
+        """Bool (V,), pieces that are never a candidate under this policy."""
+        unranked: np.ndarray = self.is_special | self.is_impossible(ranked_pieces)
+        return unranked
+
+    def require_ranked(self, tokens: EncodedPassages, ranked_pieces: str) -> None:
+        """CacheError that names the first passage with an own piece that has no probability, and the piece.
+
+        No normalised transcript holds one; a manifest of another hand may.
+        """
+        is_impossible = self.is_impossible(ranked_pieces)
+        if not is_impossible[tokens.ids].any():
+            return
+        for passage in tokens:
+            found = passage.own_ids[is_impossible[passage.own_ids]]
+            if len(found):
+                raise CacheError(
+                    f"passage {self.text_of(passage.own_ids)[:SHOWN_CHARACTERS]!r} holds piece "
+                    f"{self.vocabulary[found[0]]!r}, which is not speakable (a-z and apostrophe alone); "
+                    'normalise it with `bert2ctc data prepare`, or set [cache] ranked_pieces = "all"'
+                )
+
+    def encode(self, passages: Sequence[Passage], passage_end: str = "none") -> EncodedPassages:
         """Tokenise; raises CacheError for a passage without a piece or above the model's length limit.
 
         The parts are joined by spaces behind one leading space and tokenised as one text, so that a word
         has the same pieces wherever it stands: RoBERTa's carry the space before them, BERT's ignore it.
+        passage_end : of the [cache] table; a full stop is read and has no row
         """
         starts = range(0, len(passages), PASSAGES_PER_CALL)
         return EncodedPassages.concatenate(
-            [self._encoded_block(passages[start : start + PASSAGES_PER_CALL]) for start in starts]
+            [
+                self._encoded_block(passages[start : start + PASSAGES_PER_CALL], _ENDS[passage_end])
+                for start in starts
+            ]
         )
 
     def text_of(self, ids: np.ndarray) -> str:
         """Pieces as text, for people."""
         return str(self.backend.decode(ids))
 
-    def _encoded_block(self, passages: Sequence[Passage]) -> EncodedPassages:
-        texts = [" " + " ".join(part for part in (p.left, p.text, p.right) if part) for p in passages]
+    def _encoded_block(self, passages: Sequence[Passage], end: str) -> EncodedPassages:
+        texts = [" " + " ".join(part for part in (p.left, p.text, p.right, end) if part) for p in passages]
         encoding = self.backend(
             texts,
             return_offsets_mapping=True,

@@ -13,16 +13,17 @@ from teacher_cache.store.rows import RowBlock
 
 @torch.inference_mode()
 def rank_logits(
-    logits: Tensor, gold_id: Tensor, is_special: Tensor, top_k: int, temperatures: Sequence[float]
+    logits: Tensor, gold_id: Tensor, is_unranked: Tensor, top_k: int, temperatures: Sequence[float]
 ) -> RowBlock:
     """The rows of n masked tokens.
 
-    logits : float32 (n, V)     gold_id : int64 (n,)     is_special : bool (V,), never ranked; their mass
-    stays in the normalisers and in the tail. top_k must not exceed the number of the other pieces.
-    Where a logit is NaN or infinite, gold_logprob is not finite: whoever calls refuses that.
+    logits : float32 (n, V), -inf for a piece that has no probability     gold_id : int64 (n,)
+    is_unranked : bool (V,), never a candidate; their mass stays in the normalisers and in the tail.
+    top_k must not exceed the number of the other pieces. Where a logit is NaN or +inf, or the gold piece's is
+    -inf, gold_logprob is not finite: whoever calls refuses that.
     """
     normaliser = logits.logsumexp(-1, keepdim=True)  # (n, 1)
-    top_logits, top_id = _largest(logits.index_fill(1, is_special.nonzero()[:, 0], -torch.inf), top_k)
+    top_logits, top_id = _largest(logits.index_fill(1, is_unranked.nonzero()[:, 0], -torch.inf), top_k)
     others = logits.scatter(1, top_id, -torch.inf)
     lognorm, tail = [], []
     for temperature in temperatures:
