@@ -12,7 +12,7 @@ import pytest
 import torch
 from build_helpers import build_request, entries_of, quiet, texts
 from fakes import WORDS, sentences, tiny_bert
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from independent_reader import at_temperature, read_cache
 from tiny_teachers import tiny_roberta
@@ -81,6 +81,7 @@ def test_the_alphabet_is_the_normalisers() -> None:
     assert SPOKEN_CHARACTERS == ALPHABET
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(ALPHABET, min_size=1, max_size=9), min_size=1, max_size=5))
 def test_what_a_transcript_holds_is_speakable_by_every_tokenizer(words: list[str]) -> None:
     for backend in backends():
