@@ -28,11 +28,12 @@ from pipeline.console import say
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots, roots_from
 from pipeline.run_record import run_of
-from pipeline.stages.fused_decoders import DECODERS, FUSED, GREEDY, open_tuned
+from pipeline.stages.fused_decoders import open_tuned
 from student.data.dataset import SpeechBatch, SpeechDataset, load_batches
 from student.data.manifest import Utterance, read_manifest
 from student.decoding.greedy import GreedyDecoder
 from student.decoding.interface import Decoder
+from student.decoding.names import DECODERS, FUSED, GREEDY
 from student.inference.recogniser import Recogniser, load_recogniser
 from student.inference.tuning_file import tuning_path
 from student.training.device import describe_device

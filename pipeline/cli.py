@@ -191,13 +191,22 @@ def transcribe(run: str, audio: tuple[Path, ...], roots: Roots, as_json: bool, *
 @click.option(
     "--jobs", default=1, show_default=True, metavar="N", help="students at a time, a core or a GPU each"
 )
+@click.option(
+    "--with",
+    "elsewhere",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="of JSON files by `bert2ctc runs pack`: runs made elsewhere, for the table",
+)
 @with_roots("data", "cache", "runs", "scratch")
 @json_option
-def experiment(ladder: str, overrides: tuple[str, ...], jobs: int, roots: Roots, as_json: bool) -> None:
+def experiment(
+    ladder: str, overrides: tuple[str, ...], jobs: int, elsewhere: Path | None, roots: Roots, as_json: bool
+) -> None:
     """Several students, one table: run what LADDER lists, reusing all that is there."""
     from pipeline.experiment import run_experiment
 
-    emit(run_experiment(ladder, roots, overrides, jobs), as_json)
+    emit(run_experiment(ladder, roots, overrides, jobs, elsewhere), as_json)
 
 
 for command in (cache, lm, runs, tune, compare, report, export):

@@ -11,8 +11,8 @@ import click
 from pipeline.cli_runs import average_of_option, average_option, run_folder
 from pipeline.console import emit, json_option, with_roots
 from pipeline.paths import Roots
+from student.decoding.names import DECODERS, FUSED, GREEDY
 
-DECODERS = ("greedy", "beam", "beam_ngram", "beam_lm", "words")
 _FILE = click.Path(path_type=Path)
 
 label_option = click.option(
@@ -21,15 +21,35 @@ label_option = click.option(
 
 
 def decoder_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --decoder, --label, --lm and --lexicon."""
+    """Add --decoder, --label, --lm, --lexicon and --reuse."""
     for option in (
+        click.option("--reuse", is_flag=True, help="what equal inputs gave before is taken as it was"),
         click.option("--lexicon", type=_FILE, help="words that `words` may read; default: as tuned"),
         click.option("--lm", "language_model", type=_FILE, help="the language model; default: as tuned"),
         label_option,
-        click.option("--decoder", type=click.Choice(DECODERS), default="greedy", show_default=True),
+        click.option(
+            "--decoder",
+            "decoders",
+            type=click.Choice(DECODERS),
+            multiple=True,
+            default=(GREEDY,),
+            show_default=True,
+            help="several share one pass of the encoder",
+        ),
     ):
         command = option(command)
     return command
+
+
+def _beams(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, int]:
+    """Decoder -> hypotheses, of `N` for all and `DECODER=N` for one."""
+    beams: dict[str, int] = {}
+    for one in given:
+        decoder, _, count = one.rpartition("=")
+        if (decoder and decoder not in FUSED) or not count.isascii() or not count.isdecimal():
+            raise click.BadParameter(f"{one!r} is neither N nor one of {', '.join(FUSED)} with =N")
+        beams |= dict.fromkeys([decoder] if decoder else FUSED, int(count))
+    return beams
 
 
 @click.command("tune")
@@ -38,9 +58,16 @@ def decoder_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--beam-lm", type=_FILE, metavar="FOLDER", help="tune beam_lm with this network")
 @click.option("--words", type=_FILE, metavar="ARPA", help="tune words with this n-gram of words")
 @click.option("--lexicon", type=_FILE, help="words that `words` may read; default: all of its n-gram")
-@click.option("--beam", default=0, metavar="N", help="hypotheses that are kept; default: the decoder's own")
+@click.option(
+    "--beam",
+    multiple=True,
+    metavar="[DECODER=]N",
+    callback=_beams,
+    help="hypotheses that are kept; default: each decoder's own",
+)
 @click.option("--utterances", default=0, metavar="N", help="of dev, evenly spread; default: all")
 @label_option
+@click.option("--reuse", is_flag=True, help="weights that were tuned from equal inputs stay as they are")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps")
 @average_option
 @average_of_option

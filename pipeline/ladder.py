@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
+from pipeline.ladder_decoders import DEV, TuningSettings, decoders_of, fused_students, tuning_of, value_list
+from pipeline.toml_value import toml_value
 from student.config import weight_shapes
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.typed import Fault, refuse_unknown
@@ -19,7 +20,8 @@ from teacher_cache.settings import NAME_RULE, is_name, shown_value
 
 SEED = "trainer.seed"
 _BEGINS_WITH, _INITIAL_CHECKPOINT = "begins_with", "trainer.initial_checkpoint"
-_KEYS = ("config", "evaluate", "seeds", "settings", "corpora", "students")
+_OF_A_LADDER = (_BEGINS_WITH, "decoders")  # keys of a student's table that are no settings
+_KEYS = ("config", "evaluate", "seeds", "settings", "decoders", "tuning", "corpora", "students")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Ladder:
     config's own is the only one
     seeds : values of trainer.seed, each of which every student is trained with; () for the config's own
     begins_with : student -> the one above it with whose last weights it begins; both with one seed
+    decoders : student -> names of the decoders that it is evaluated by     tuning : of those with weights
     """
 
     name: str
@@ -41,6 +44,8 @@ class Ladder:
     corpora: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
     begins_with: Mapping[str, str]
+    decoders: Mapping[str, tuple[str, ...]]
+    tuning: TuningSettings
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -127,26 +132,14 @@ def _from_tables(path: Path, tables: Mapping[str, Any]) -> Ladder:
         name=path.stem,
         path=path,
         config=str((path.parent / config).resolve()) if config.endswith(".toml") else config,
-        evaluate=_list(tables, "evaluate", str, ("dev",)),
-        students={name: settings | _without(table, _BEGINS_WITH) for name, table in students.items()},
+        evaluate=value_list(tables, "evaluate", str, ("dev",)),
+        students={name: settings | _without(table, _OF_A_LADDER) for name, table in students.items()},
         begins_with=begins_with,
         corpora=_named_tables(tables, "corpora"),
-        seeds=_list(tables, "seeds", int, ()),
+        seeds=value_list(tables, "seeds", int, ()),
+        decoders=decoders_of(tables, students),
+        tuning=tuning_of(tables),
     )
-
-
-def _list(tables: Mapping[str, Any], key: str, kind: type, default: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A list of different values of one type; the default only where the key is absent."""
-    if key not in tables:
-        return default
-    value = tables[key]
-    if not isinstance(value, list) or not value or any(type(entry) is not kind for entry in value):
-        raise PipelineError(
-            f"{key} = {shown_value(value)} must be a list of {kind.__name__}, at least one; or left out"
-        )
-    if len(set(value)) < len(value):
-        raise PipelineError(f"{key} = {shown_value(value)} names one of them twice")
-    return tuple(value)
 
 
 def _named_tables(tables: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
@@ -183,8 +176,8 @@ def _bases(students: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return bases
 
 
-def _without(table: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name != key}
+def _without(table: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name not in keys}
 
 
 def corpora_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Corpus, ...]:
@@ -202,6 +195,11 @@ def corpora_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Corpus, ...]:
             known = ", ".join(config.data.splits)
             raise PipelineError(
                 f"{ladder.path}: evaluate names {', '.join(missing)}; {config.name} has {known}"
+            )
+        if DEV not in config.data.splits and (fused := fused_students(ladder.decoders)):
+            raise PipelineError(
+                f"{ladder.path}: the decoders of {fused[0]} are tuned on {DEV}, which {config.name} lacks; "
+                "give it one, or leave them out"
             )
         made.append(Corpus(name=name, overrides=own, config=config))
     return tuple(made)
@@ -275,17 +273,3 @@ def _load(ladder: Ladder, place: str, overrides: Sequence[str]) -> ExperimentCon
 
 def _settings(changes: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{key}={toml_value(value)}" for key, value in changes.items())
-
-
-def toml_value(value: Any) -> str:
-    """A value that a TOML file held, written as one again."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list):
-        return f"[{', '.join(map(toml_value, value))}]"
-    if isinstance(value, dict):
-        entries = (f"{toml_value(key)} = {toml_value(entry)}" for key, entry in value.items())
-        return f"{{{', '.join(entries)}}}"
-    return str(value)

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
 from teacher_cache.common.small_files import is_there
+
+
+@dataclass(frozen=True, slots=True)
+class Transcripts:
+    """An evaluated split: what was said and what was recognised, by utterance id."""
+
+    references: Mapping[str, str]
+    hypotheses: Mapping[str, str]
+
+
+def read_transcripts(folder: Path, split: str) -> Transcripts:
+    """Of `<folder>/<split>.{ref,hyp}.trn`. Raises PipelineError where they cannot be read."""
+    return Transcripts(*(read_trn(folder / f"{split}.{side}.trn") for side in ("ref", "hyp")))
 
 
 def read_trn(path: Path) -> dict[str, str]:

@@ -8,13 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from student.data.manifest import Utterance, write_manifest
-from student.inference.evaluation_files import (
-    GREEDY,
-    SplitTexts,
-    evaluation_folder,
-    split_scores,
-    write_split,
-)
+from student.decoding.names import GREEDY
+from student.inference.evaluation_files import SplitTexts, evaluation_folder, split_scores, write_split
 
 CONFIG: dict[str, Any] = {
     "data": {"splits": {"train": {}, "dev": {}, "test": {}}},

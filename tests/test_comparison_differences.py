@@ -19,7 +19,7 @@ from pipeline.comparison.systems import SharedSplit, System, systems_of
 from pipeline.errors import PipelineError
 from pipeline.intervals import bootstrap_ratios
 from pipeline.paths import Roots, roots_from
-from student.inference.evaluation_files import GREEDY
+from student.decoding.names import GREEDY
 
 TEXTS = sentences(60, seed=4, max_words=6)
 

@@ -1,17 +1,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.demo.grammar import KINDS, REACHES
-from pipeline.demo.homophones import answers_at, compare_runs, homophone_report, score_run
+from pipeline.demo.homophones import answers_at, answers_of, counts_of, homophone_figures, homophone_report
 from pipeline.demo.sites import Site, read_sites, write_sites
 from pipeline.demo.teacher_check import masked_word_scorer, teacher_site_accuracy
 from pipeline.errors import PipelineError
+from pipeline.paired import differences_of
+from pipeline.transcripts import read_transcripts
 
 REFERENCE = "anna wrote night again near the moon"
+
+
+def score(run: Path, corpus: Path, split: str = "test") -> dict[str, dict[str, Any]]:
+    return homophone_figures(answers_of(read_transcripts(run / "evaluation", split), split, corpus))
+
+
+def compare_runs(ours: dict[Path, list[Path]], theirs: dict[Path, list[Path]]) -> dict[str, Any]:
+    counts = [
+        {
+            str(corpus): [
+                counts_of(answers_of(read_transcripts(run / "evaluation", "test"), "test", corpus))
+                for run in runs
+            ]
+            for corpus, runs in side.items()
+        }
+        for side in (ours, theirs)
+    ]
+    return differences_of(*counts)
 
 
 def site(name: str, kind: str = "seen", word: str = "night", partner: str = "knight") -> Site:
@@ -79,12 +100,12 @@ def test_a_run_is_scored_from_its_trn_files(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "test.ref.trn").write_text(f"{REFERENCE} (a)\n{REFERENCE} (b)\n")
     (folder / "test.hyp.trn").write_text(f"{REFERENCE} (a)\n (b)\n")
-    figures = score_run(tmp_path / "run", "test", tmp_path)
+    figures = score(tmp_path / "run", tmp_path)
     assert figures["homophone_error_rate"] == {"seen": 0.0, "teacher_only": 1.0}
     assert figures["homophone_partner_rate"] == {"seen": 0.0, "teacher_only": 0.0}
     assert figures["homophone_sites"] == {"seen": 1, "teacher_only": 1}
     with pytest.raises(PipelineError, match="evaluate this run"):
-        score_run(tmp_path / "run", "dev", tmp_path)
+        score(tmp_path / "run", tmp_path, "dev")
 
 
 SPELLINGS = ("night", "knight", "light")
@@ -113,7 +134,7 @@ def corpus_of(folder: Path, count: int) -> Path:
 def test_partner_rate_leaves_out_what_is_neither_and_each_reach_is_counted(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "corpus", 24)
     written = [SPELLINGS[n % 3] for n in range(24)]
-    figures = score_run(write_run(tmp_path / "run", written), "test", corpus)
+    figures = score(write_run(tmp_path / "run", written), corpus)
     chosen = [SPELLINGS[n % 3] for n in range(24) if n % 12 >= 6 and n % 2]
     either = chosen.count("night") + chosen.count("knight")
     assert figures["partner_rate"]["teacher_only"]["far"] == chosen.count("knight") / either
@@ -127,7 +148,7 @@ def test_partner_rate_leaves_out_what_is_neither_and_each_reach_is_counted(tmp_p
 
 def test_a_rate_of_nothing_is_none(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "corpus", 12)
-    figures = score_run(write_run(tmp_path / "run", ["light"] * 12), "test", corpus)
+    figures = score(write_run(tmp_path / "run", ["light"] * 12), corpus)
     assert figures["partner_rate"]["seen"] == {"all": None, "near": None, "far": None}
     assert figures["intervals"]["partner_rate"]["seen"]["all"] is None
 
@@ -136,14 +157,14 @@ def test_a_run_differs_from_itself_by_nothing_and_from_a_worse_one_surely(tmp_pa
     corpus = corpus_of(tmp_path / "corpus", 240)
     good = write_run(tmp_path / "good", ["knight" if n % 10 == 0 else "night" for n in range(240)])
     bad = write_run(tmp_path / "bad", ["knight" if n % 2 else "night" for n in range(240)])
-    itself = compare_runs({corpus: [good]}, {corpus: [good]}, "test")
+    itself = compare_runs({corpus: [good]}, {corpus: [good]})
     assert itself["wer"]["difference"] == 0 and itself["wer"]["interval"] == (0, 0)
-    found = compare_runs({corpus: [good]}, {corpus: [bad]}, "test")
+    found = compare_runs({corpus: [good]}, {corpus: [bad]})
     assert found["wer"]["difference"] == pytest.approx((24 - 120) / (240 * 7))
     assert found["wer"]["interval"][1] < 0
     assert found["wer"]["relative"] == pytest.approx(24 / 120 - 1)
     assert found["partner_rate"]["seen"]["all"]["theirs"] == 0.5
-    back = compare_runs({corpus: [bad]}, {corpus: [good]}, "test")
+    back = compare_runs({corpus: [bad]}, {corpus: [good]})
     assert back["wer"]["difference"] == -found["wer"]["difference"]
 
 
@@ -157,7 +178,7 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path: Path) -> None:
     }
 
     def width(ours: list[Path]) -> float:
-        low, high = compare_runs({corpus: ours}, {corpus: [runs[2]]}, "test")["wer"]["interval"]
+        low, high = compare_runs({corpus: ours}, {corpus: [runs[2]]})["wer"]["interval"]
         return high - low
 
     assert width([runs[1], runs[1]]) == 0  # every cue has the same errors: no noise of the test set
@@ -169,9 +190,9 @@ def test_runs_on_other_sites_are_not_compared(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", ["night"] * 12)
     short = write_run(tmp_path / "short", ["night"] * 6)
     with pytest.raises(PipelineError, match="not evaluated"):
-        compare_runs({first: [run]}, {first: [short]}, "test")
+        compare_runs({first: [run]}, {first: [short]})
     with pytest.raises(PipelineError, match="corpora"):
-        compare_runs({first: [run]}, {second: [run]}, "test")
+        compare_runs({first: [run]}, {second: [run]})
 
 
 def test_a_split_without_sites_is_an_error(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def stop_once_saved(run: Path, seconds: float = 200) -> None:
 
 def untimed(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row without what differs from run to run: names, seconds, and each split's speed."""
-    kept = {key: value for key, value in row.items() if key not in ("run", "seconds", "corpus")}
+    kept = {key: value for key, value in row.items() if key not in ("run", "corpus") and "seconds" not in key}
     without_speed = {
         split: {key: value for key, value in scores.items() if key != "speed"}
         for split, scores in row["splits"].items()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pipeline.experiment_chains import (
+    decoding_chain,
+    decoding_waits_for,
     labels_chain,
     labels_name,
+    language_model_chains,
     speech_commands,
     speech_stages,
     student_chain,
@@ -80,3 +84,59 @@ def test_a_teacher_takes_one_place_only_beside_students_without_labels() -> None
     seeds = trainings_of(load_ladder("demo-seeds"), ())
     labelled = [one for one in seeds if waits_for(one) and "teacher" in waits_for(one)[0]]
     assert labelled and not trains_beside_students(labelled[0].corpus, labelled)
+
+
+DECODED = """
+config = "demo"
+decoders = ["greedy", "words"]
+[tuning]
+utterances = 40
+beam = { beam_lm = 4 }
+[corpora.main]
+[corpora.other]
+"data.corpus" = "other"
+[students.ctc]
+"objective.distillation_weight" = 0.0
+[students.own_text]
+"language_model.transcripts" = false
+[students.kd]
+decoders = ["greedy", "beam_lm", "words"]
+[students.plain]
+decoders = ["beam"]
+"""
+
+
+def test_language_models_are_made_once_and_waited_for_by_decoding_alone(tmp_path: Path, roots: Roots) -> None:
+    path = tmp_path / "decoded.toml"
+    path.write_text(DECODED, encoding="utf-8")
+    ladder = load_ladder(str(path))
+    trainings = trainings_of(ladder, ())
+    made = language_model_chains(trainings, ladder, roots, ("trainer.max_steps=3",))
+    assert len(made) == 6, "of both corpora: words of all text, of the text alone, and a network"
+    assert all(len(chain) == 1 and "trainer.max_steps=3" in chain[0] for chain in made.values())
+    kinds = [chain[0][:2] for chain in made.values()]
+    assert kinds.count(("lm", "train")) == 2 and kinds.count(("lm", "ngram")) == 4
+    kd = next(one for one in trainings if one.run == "kd-other")
+    assert len(student_chain(kd, ladder, roots, ())) == 1 and all("model" not in x for x in waits_for(kd))
+    run, *models = decoding_waits_for(kd, ladder, roots)
+    assert run == kd.run and len(models) == 2 and set(models) <= made.keys()
+    assert all('data.corpus="other"' in made[name][0] for name in models)
+    tune, evaluate = decoding_chain(kd, ladder, roots)
+    folders = {name: [{"folder": f"models/{place}"}] for place, name in enumerate(models)}
+    arguments = known(tune, folders)
+    assert arguments[:2] == ["tune", str(roots.runs / "decoded" / "kd-other")]
+    for option, value in (("--utterances", "40"), ("--beam", "beam_lm=4")):
+        assert arguments[arguments.index(option) + 1] == value
+    assert {arguments[arguments.index(one) + 1] for one in ("--words", "--beam-lm")} == {
+        "models/0",
+        "models/1",
+    }
+    assert [word for flag, word in pairwise(evaluate) if flag == "--decoder"] == [
+        "greedy",
+        "beam_lm",
+        "words",
+    ]
+    assert "--reuse" in tune and "--reuse" in evaluate
+    plain = next(one for one in trainings if one.run == "plain-main")
+    _, evaluate = student_chain(plain, ladder, roots, ())
+    assert [word for flag, word in pairwise(evaluate) if flag == "--decoder"] == ["beam"]

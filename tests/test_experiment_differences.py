@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.sites import Site, write_sites
-from pipeline.experiment import differences_between
+from pipeline.experiment_rows import Row, differences_between, judged
 from pipeline.ladder import Training, load_ladder, trainings_of
-from pipeline.paths import Roots
+from pipeline.paths import Roots, prepared_folder
+from pipeline.transcripts import Transcripts
+from student.data.manifest import Utterance, write_manifest
 
 SITES = [
     Site(f"1-1-{n}", "test", 1, "sea", "see", f"cue{n % 5}", kind, ("near", "far")[n // 2 % 2])
@@ -17,14 +19,24 @@ SITES = [
 ]
 
 
-def write_run(run: Path, num_partners: int) -> None:
-    """An evaluated run that writes the partner at the first sites."""
-    folder = run / "evaluation"
-    folder.mkdir(parents=True)
-    for side in ("ref", "hyp"):
-        words = ["see" if side == "hyp" and n < num_partners else "sea" for n in range(len(SITES))]
-        lines = [f"the {word} ({site.id})\n" for word, site in zip(words, SITES, strict=True)]
-        (folder / f"test.{side}.trn").write_text("".join(lines), encoding="utf-8")
+def heard(num_partners: int) -> Transcripts:
+    """Of a run that writes the partner at the first sites."""
+    written = {
+        site.id: f"the {'see' if number < num_partners else 'sea'}" for number, site in enumerate(SITES)
+    }
+    return Transcripts({site.id: "the sea" for site in SITES}, written)
+
+
+def row(training: Training, num_partners: int, roots: Roots, decoder: str = "greedy") -> Row:
+    figures, counts = judged(heard(num_partners), "test", training.config, roots)
+    return Row(
+        student=training.student,
+        decoder=decoder,
+        corpus=training.corpus_name,
+        seed=training.seed,
+        counts=counts,
+        entry=figures,
+    )
 
 
 def partners_of(training: Training) -> int:
@@ -38,15 +50,19 @@ def roots(tmp_path: Path) -> Roots:
     return Roots(**{name: tmp_path / name for name in ("data", "cache", "runs", "scratch")})
 
 
-def test_each_is_compared_with_the_first_and_the_one_before(roots: Roots) -> None:
-    ladder = load_ladder("demo-seeds")
-    trainings = trainings_of(ladder, ())
+@pytest.fixture
+def trainings(roots: Roots) -> list[Training]:
+    """Of the ladder demo-seeds, whose corpora have sites."""
+    trainings = trainings_of(load_ladder("demo-seeds"), ())
     for training in trainings:
         corpus = roots.data / training.config.data.corpus
         corpus.mkdir(parents=True, exist_ok=True)
         write_sites(corpus / "sites.jsonl", SITES)
-        write_run(roots.runs / "demo-seeds" / training.run, partners_of(training))
-    found = differences_between(ladder, trainings, roots)
+    return list(trainings)
+
+
+def test_each_is_compared_with_the_first_and_the_one_before(trainings: list[Training], roots: Roots) -> None:
+    found = differences_between([row(one, partners_of(one), roots) for one in trainings], {"base"})
     pairs = [("interaed_hard", "ctc"), ("interaed_kd", "ctc"), ("interaed_kd", "interaed_hard")]
     corpora = [["main"], ["other_cues"], ["main", "other_cues"]]
     assert [(one["student"], one["minus"]) for one in found] == pairs * 3
@@ -61,8 +77,66 @@ def test_each_is_compared_with_the_first_and_the_one_before(roots: Roots) -> Non
         assert set(one["partner_rate"]["teacher_only"]) == {"all", "near", "far"}
 
 
-def test_other_speech_has_no_homophones_to_compare(roots: Roots, tmp_path: Path) -> None:
+def test_decoders_are_compared_with_greedy_and_the_first_student_by_each(
+    trainings: list[Training], roots: Roots
+) -> None:
+    helped = {"ctc": ("greedy", "words"), "interaed_kd": ("greedy", "words", "beam_lm")}
+    here = [one for one in trainings if one.seed == 1 and one.corpus_name == "main"]
+    rows = [
+        row(one, partners_of(one) - 4 * place, roots, decoder)
+        for one in here
+        for place, decoder in enumerate(helped.get(one.student, ("greedy",)))
+    ]
+    found = {(one["student"], one["minus"]): one for one in differences_between(rows, {"base"})}
+    assert list(found) == [
+        ("interaed_hard", "ctc"),
+        ("interaed_hard", "ctc + words"),
+        ("interaed_kd", "ctc"),
+        ("interaed_kd", "ctc + words"),
+        ("interaed_kd", "interaed_hard"),
+        ("interaed_kd + words", "ctc + words"),
+        ("ctc + words", "ctc"),
+        ("interaed_kd + words", "interaed_kd"),
+        ("interaed_kd + beam_lm", "interaed_kd"),
+    ]
+    assert found["interaed_kd", "ctc + words"]["wer"]["difference"] == pytest.approx((8 - 26) / 80)
+    assert found["interaed_kd + beam_lm", "interaed_kd"]["wer"]["difference"] == pytest.approx(-8 / 80)
+
+
+def test_a_run_of_one_corpus_alone_is_not_compared_on_all(trainings: list[Training], roots: Roots) -> None:
+    rows = [
+        row(one, partners_of(one), roots)
+        for one in trainings
+        if one.student == "ctc" or (one.student == "interaed_kd" and one.corpus_name == "main")
+    ]
+    assert [one["corpora"] for one in differences_between(rows, ())] == [["main"]]
+
+
+def test_other_speech_is_compared_by_its_words(roots: Roots, tmp_path: Path) -> None:
     path = tmp_path / "speech.toml"
     path.write_text("config = 'librispeech-100'\n[students.a]\n[students.b]\n", encoding="utf-8")
-    ladder = load_ladder(str(path))
-    assert differences_between(ladder, trainings_of(ladder, ()), roots) == []
+    one, other = trainings_of(load_ladder(str(path)), ())
+    spoken = [Utterance(id=f"{n % 4}-1-{n}", audio="", text="the sea", seconds=1.0) for n in range(40)]
+    write_manifest(prepared_folder(one.config, roots) / "dev.jsonl", spoken)
+
+    def written(training: Training, num_wrong: int) -> Row:
+        texts = {
+            utterance.id: "a sea" if place < num_wrong else "the sea"
+            for place, utterance in enumerate(spoken)
+        }
+        transcripts = Transcripts({utterance.id: utterance.text for utterance in spoken}, texts)
+        figures, counts = judged(transcripts, "dev", training.config, roots)
+        low, high = figures["intervals"]["wer"]
+        assert low <= num_wrong / 80 <= high
+        return Row(
+            student=training.student,
+            decoder="greedy",
+            corpus="librispeech",
+            seed=1,
+            counts=counts,
+            entry=figures,
+        )
+
+    (found,) = differences_between([written(one, 20), written(other, 10)], ())
+    assert (found["student"], found["minus"]) == ("b", "a") and "partner_rate" not in found
+    assert found["wer"]["difference"] == pytest.approx(-10 / 80)

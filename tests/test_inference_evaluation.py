@@ -89,9 +89,9 @@ def test_a_single_checkpoint_can_be_evaluated(trained: TrainingJob) -> None:
 def test_an_utterance_is_heard_the_same_alone_and_in_a_batch(trained: TrainingJob) -> None:
     recogniser = load_recogniser(trained.run_dir, "cpu")
     utterances = read_manifest(trained.train_manifest)[:12]
-    together = recognise(recogniser, utterances, trained.data_root)
+    together = recognise(recogniser, utterances, trained.data_root).by_layer("greedy")
     for index, utterance in enumerate(utterances):
-        alone = recognise(recogniser, [utterance], trained.data_root)
+        alone = recognise(recogniser, [utterance], trained.data_root).by_layer("greedy")
         assert {layer: texts[index] for layer, texts in together.items()} == {
             layer: texts[0] for layer, texts in alone.items()
         }
@@ -154,8 +154,8 @@ def test_an_utterance_too_short_to_hear_counts_as_deletions(trained: TrainingJob
     short = Utterance("short", str(tmp_path / "short.wav"), "a ship", 100 / SAMPLE_RATE_HZ)
     others = read_manifest(trained.train_manifest)[:2]
     recogniser = load_recogniser(trained.run_dir, "cpu")
-    texts = recognise(recogniser, [others[0], short, others[1]], trained.data_root)[2]
-    plain = recognise(recogniser, others, trained.data_root)[2]
+    texts = recognise(recogniser, [others[0], short, others[1]], trained.data_root).rows["greedy"]
+    plain = recognise(recogniser, others, trained.data_root).rows["greedy"]
     assert texts == [plain[0], "", plain[1]]
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig
 from pipeline.errors import PipelineError
-from pipeline.ladder import load_ladder, toml_value, trainings_of
+from pipeline.ladder import load_ladder, trainings_of
+from pipeline.toml_value import toml_value
 from student.loss.objective import objective_weights
 
 LADDERS = sorted(path.stem for path in (CONFIG_FOLDER / "ladders").glob("*.toml"))
@@ -87,6 +88,30 @@ def test_a_student_begins_with_the_base_of_its_own_seed_and_corpus(tmp_path: Pat
     }  # fmt: skip
 
 
+def test_a_student_s_decoders_are_its_own_else_the_file_s_else_greedy(tmp_path: Path) -> None:
+    path = tmp_path / "decoded.toml"
+    path.write_text(f"config = 'demo'\n{STUDENT}\n[students.kd]\n", encoding="utf-8")
+    assert load_ladder(str(path)).decoders == {"ctc": ("greedy",), "kd": ("greedy",)}
+    text = f"config = 'demo'\ndecoders = ['greedy', 'words']\n{STUDENT}\n[students.kd]\ndecoders = ['beam']\n"
+    path.write_text(text, encoding="utf-8")
+    ladder = load_ladder(str(path))
+    assert ladder.decoders == {"ctc": ("greedy", "words"), "kd": ("beam",)}
+    assert all("decoders" not in table for table in ladder.students.values())
+
+
+def test_decoders_with_weights_need_a_dev_split(tmp_path: Path) -> None:
+    config = tmp_path / "undev.toml"
+    splits = "[data.splits]\ntrain={folders=['a']}\ntest={folders=['b']}\n"
+    config.write_text(f"[data]\ncorpus='x'\n{splits}[teacher]\nmodel='bert'\n", encoding="utf-8")
+    path = tmp_path / "decoded.toml"
+    text = f"config='undev.toml'\nevaluate=['test']\n{STUDENT}\ndecoders=['words']\n"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PipelineError, match="decoders of ctc are tuned on dev, which undev lacks"):
+        trainings_of(load_ladder(str(path)), ())
+    path.write_text(text.replace("words", "beam"), encoding="utf-8")
+    assert len(trainings_of(load_ladder(str(path)), ())) == 1
+
+
 BRANCHES = """
 config = "demo"
 seeds = [1, 2]
@@ -134,6 +159,19 @@ STUDENT = "[students.ctc]"
             f"config='demo'\n{STUDENT}\nbegins_with='ctc'",
             "begins_with = 'ctc' must be a student above it: none",
         ),
+        (
+            f"config='demo'\ndecoders=['wrods']\n{STUDENT}",
+            "no decoder 'wrods'; there are greedy, beam, .*words",
+        ),
+        (f"config='demo'\n{STUDENT}\ndecoders=['lm']", "students.ctc: no decoder 'lm'; there are greedy"),
+        (f"config='demo'\n{STUDENT}\ndecoders='words'", "students.ctc: decoders = 'words' must be a list"),
+        (f"config='demo'\ndecoders=['beam','beam']\n{STUDENT}", "names one of them twice"),
+        (f"config='demo'\ntuning=3\n{STUDENT}", "tuning = 3 must be a table"),
+        (f"config='demo'\n[tuning]\nbeams=3\n{STUDENT}", "unknown key of .tuning. 'beams'"),
+        (f"config='demo'\n[tuning]\nbeam=3\n{STUDENT}", "tuning.beam = 3 must be a table"),
+        (f"config='demo'\n[tuning]\nbeam={{beam=3}}\n{STUDENT}", "unknown decoder of tuning.beam 'beam'"),
+        (f"config='demo'\n[tuning]\nutterances=0\n{STUDENT}", "utterances = 0 must be a whole number"),
+        (f"config='demo'\n[tuning]\nbeam={{words=true}}\n{STUDENT}", "words = True must be a whole number"),
         (f"config='demo'\n{STUDENT}\nbegins_with='kd'\n[students.kd]", "must be a student above it: none"),
         (f"config='demo'\n{STUDENT}\n[students.kd]\nbegins_with=1", "begins_with = 1 must be .*: ctc"),
         (

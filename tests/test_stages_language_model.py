@@ -89,7 +89,7 @@ def test_ngrams_are_made_once_and_foretell_dev(place: Path) -> None:
     preview = lm(place, "ngram", "--dry-run")
     assert preview["memory_bytes"] > preview["tokens"] > preview["words"] > 900
     words, units = lm(place, "ngram"), lm(place, "ngram", "--of", "units")
-    assert not words["reused"] and lm(place, "ngram")["reused"]
+    assert not words["is_reused"] and lm(place, "ngram")["is_reused"]
     assert len(words["ngrams"]) == 2 and len(units["ngrams"]) == 3
     for made in (words, units):
         assert 1.0 < made["perplexity"]["dev"]["nats_per_word"] < 3.5
@@ -121,7 +121,7 @@ def test_ngrams_that_memory_cannot_hold_are_refused_before_they_are_counted(
 
 def test_a_network_is_trained_once_and_opened(place: Path) -> None:
     made = lm(place, "train")
-    assert not made["reused"] and lm(place, "train")["reused"]
+    assert not made["is_reused"] and lm(place, "train")["is_reused"]
     assert not list((place / "scratch" / "language_models").iterdir())
     scorer = open_scorer(Path(made["folder"]), units_of(place))
     assert scorer.num_units == units_of(place).size and scorer.digest == made["digest"]

@@ -49,13 +49,13 @@ def test_weights_are_stored_with_all_that_was_tried_and_evaluate_uses_them(
 ) -> None:
     run, roots = folder / "run", roots_of(folder)
     with pytest.raises(StudentError, match="no weights for the decoder words.*bert2ctc tune RUN"):
-        evaluate_run(run, roots, ["dev"], "cpu", decoder="words")
+        evaluate_run(run, roots, ["dev"], "cpu", decoders=["words"])
     report = tune_run(
         run,
         roots,
         beam_ngram=folder / "units.arpa",
         words=folder / "words.arpa",
-        beam=8,
+        beam={"beam_ngram": 8, "words": 8},
         utterances=6,
         device="cpu",
     )
@@ -68,12 +68,12 @@ def test_weights_are_stored_with_all_that_was_tried_and_evaluate_uses_them(
         chosen = {name: stored["weights"][name] for name in ("language", "insertion", "prior")}
         assert any(chosen.items() <= trial.items() for trial in stored["trials"])
         capsys.readouterr()
-        result = evaluate_run(run, roots, ["dev"], "cpu", decoder=decoder).result["splits"]["dev"]
+        result = evaluate_run(run, roots, ["dev"], "cpu", decoders=[decoder]).result["splits"]["dev"]
         assert f"{decoder}: language {chosen['language']:g}" in capsys.readouterr().err
         assert result["speed"]["decoder"] == decoder and result["speed"]["decoder_seconds"] > 0
         written = json.loads((run / "evaluation" / decoder / "dev.json").read_text(encoding="utf-8"))
         assert written["wer"] == result["wer"]
-    assert evaluate_run(run, roots, ["dev"], "cpu", decoder="beam").result["splits"]["dev"]["wer"] >= 0
+    assert evaluate_run(run, roots, ["dev"], "cpu", decoders=["beam"]).result["splits"]["dev"]["wer"] >= 0
 
 
 def test_what_does_not_belong_together_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_weights_of_another_run_and_another_language_model_are_refused(folder: P
     stored = json.loads((other / "tuning" / "words-own.json").read_text(encoding="utf-8"))
     (other / "tuning" / "words-own.json").write_text(json.dumps(stored | {"model": "0" * 64}))
     with pytest.raises(StudentError, match="weights of another student.*bert2ctc tune RUN"):
-        evaluate_run(other, roots, ["dev"], "cpu", decoder="words", label="own")
+        evaluate_run(other, roots, ["dev"], "cpu", decoders=["words"], label="own")
     another = write_arpa(tmp_path / "another.arpa", [["the", "old", "ship"]])
     with pytest.raises(StudentError, match="another.arpa: language model .* was tuned with"):
-        evaluate_run(run, roots, ["dev"], "cpu", decoder="words", label="own", language_model=another)
+        evaluate_run(run, roots, ["dev"], "cpu", decoders=["words"], label="own", language_model=another)
 
 
 def test_the_benchmark_times_every_decoder_that_the_run_has(

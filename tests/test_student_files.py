@@ -168,5 +168,5 @@ def test_an_evaluation_that_cannot_be_kept(job: TrainingJob, tmp_path: Path) -> 
     assert job.dev_manifest is not None
     splits = {"dev": job.dev_manifest}
     (tmp_path / "evaluation").touch()  # where a folder should be
-    with pytest.raises(StudentError, match=r"dev\.json: cannot be written"):
+    with pytest.raises(StudentError, match=r"dev\.utterances\.jsonl: cannot be written"):
         evaluate(tmp_path, splits, job.data_root, "cpu")

@@ -14,7 +14,8 @@ from pipeline.files import FILES
 from pipeline.paths import Roots
 from pipeline.run_record import run_of, with_defaults
 from student.data.manifest import read_manifest
-from student.inference.evaluation_files import GREEDY, evaluation_folder
+from student.decoding.names import GREEDY
+from student.inference.evaluation_files import evaluation_folder
 from student.training.run_folder import metrics, read_result
 from teacher_cache.common.small_files import is_there, parse_object
 from teacher_cache.common.typed import convert, typed

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.comparison.run_facts import Evaluation, HeardUtterance, RunFacts
 from pipeline.errors import PipelineError
 from pipeline.run_record import with_defaults
-from student.inference.evaluation_files import GREEDY
+from student.decoding.names import GREEDY
 from student.metrics import WordPair, align_words
 from teacher_cache.common.differences import differences
 from teacher_cache.settings import shown_value

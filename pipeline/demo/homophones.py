@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 from pipeline.demo.grammar import KINDS, REACHES
 from pipeline.demo.sites import Site, read_sites
 from pipeline.errors import PipelineError
-from pipeline.intervals import bootstrap_ratios, interval, mean_over_seeds
-from pipeline.transcripts import read_trn
+from pipeline.intervals import bootstrap_ratios, interval
+from pipeline.paired import Counted, Counts, Figure, put
+from pipeline.transcripts import Transcripts
 
 ALL = "all"  # near and far together
 
@@ -56,10 +57,6 @@ class Answers:
     is_partner: np.ndarray
     errors: np.ndarray
     words: np.ndarray
-
-
-Figure = tuple[str, ...]
-"""("wer",), or ("partner_rate" | "neither_rate", kind, reach or "all")"""
 
 
 def answers_at(
@@ -110,15 +107,19 @@ def homophone_report(answers: Answers) -> dict[str, HomophoneScore]:
     return report
 
 
-def score_run(run_dir: Path, split: str, corpus: Path) -> dict[str, dict[str, Any]]:
-    """Homophone figures of an evaluated run, each by kind; reads `<run>/evaluation/<split>.{ref,hyp}.trn`.
+def answers_of(transcripts: Transcripts, split: str, corpus: Path) -> Answers:
+    """`answers_at` of a demo corpus' split. Raises PipelineError where its sites were not evaluated."""
+    return answers_at(read_sites(corpus, split), transcripts.references, transcripts.hypotheses)
+
+
+def homophone_figures(answers: Answers) -> dict[str, dict[str, Any]]:
+    """Homophone figures of an evaluated run, each by kind.
 
     homophone_error_rate, homophone_partner_rate (of all sites), homophone_chance, homophone_sites : {kind: x}
     partner_rate : {kind: {"all", "near", "far": partner / (partner + right)}}, chance 1/2; None where neither
         spelling was written     neither_rate : the same, the share of sites where neither stands
     intervals : {"wer": [low, high], "partner_rate", "neither_rate": as above}, 95 %, cues drawn
     """
-    answers = _answers_of(run_dir, split, corpus)
     report = homophone_report(answers)
     figures: dict[str, dict[str, Any]] = {
         "homophone_error_rate": {kind: score.error_rate for kind, score in report.items()},
@@ -129,72 +130,19 @@ def score_run(run_dir: Path, split: str, corpus: Path) -> dict[str, dict[str, An
         "neither_rate": {},
         "intervals": {},
     }
-    for figure, (above, below, cues) in _figures(answers):
+    for figure, (above, below, cues) in counts_of(answers).items():
         value = above.sum() / below.sum() if below.any() else None
         bounds = None if value is None else interval(bootstrap_ratios(above, below, cues)[:, 0])
-        _put(figures["intervals"], figure, bounds)
+        put(figures["intervals"], figure, bounds)
         if len(figure) > 1:
-            _put(figures, figure, value)
+            put(figures, figure, value)
     return figures
 
 
-def compare_runs(
-    ours: Mapping[Path, Sequence[Path]], theirs: Mapping[Path, Sequence[Path]], split: str
-) -> dict[str, Any]:
-    """Differences, ours less theirs, of the figures of `score_run`, paired by utterance, 95 % intervals.
-
-    ours, theirs : corpus folder -> run folders of one configuration, a run a seed
-    Each of "wer", "partner_rate", "neither_rate" (the latter two {kind: {reach: ...}}) holds difference,
-    interval, relative (difference / theirs), relative_interval. Cues are drawn, and seeds where there
-    are several; corpora count alike.
-    """
-    found: dict[str, Any] = {}
-    parts: dict[Figure, list[tuple[np.ndarray, np.ndarray]]] = {}
-    points: dict[Figure, list[tuple[float, float]]] = {}
-    if ours.keys() != theirs.keys():
-        raise PipelineError("students of other corpora are not compared; evaluate both on the same ones")
-    for corpus, runs in ours.items():
-        answers = [_answers_of(run, split, corpus) for run in (*runs, *theirs[corpus])]
-        figures = [dict(_figures(each)) for each in answers]
-        for figure in figures[0]:
-            above, below, cues = zip(*(of_run[figure] for of_run in figures), strict=True)
-            tops, bottoms = np.stack(above), np.stack(below)
-            drawn = bootstrap_ratios(tops, bottoms, cues[0])
-            num_ours = len(runs)
-            pair = (mean_over_seeds(drawn[:, :num_ours], 1), mean_over_seeds(drawn[:, num_ours:], 2))
-            parts.setdefault(figure, []).append(pair)
-            totals = bottoms.sum(axis=1)
-            values = np.divide(tops.sum(axis=1), totals, out=np.full(len(totals), np.nan), where=totals > 0)
-            points.setdefault(figure, []).append((values[:num_ours].mean(), values[num_ours:].mean()))
-    for figure, pairs in parts.items():
-        ours_drawn, theirs_drawn = (np.mean([pair[side] for pair in pairs], axis=0) for side in (0, 1))
-        ours_value, theirs_value = np.mean(points[figure], axis=0)
-        _put(found, figure, _difference(ours_value, theirs_value, ours_drawn, theirs_drawn))
-    return found
-
-
-def _difference(
-    ours: float, theirs: float, ours_drawn: np.ndarray, theirs_drawn: np.ndarray
-) -> dict[str, Any] | None:
-    """None where one of the two is not defined; relative figures are None beside a zero."""
-    if np.isnan(ours) or np.isnan(theirs):
-        return None
-    positive = np.where(theirs_drawn > 0, theirs_drawn, np.nan)
-    relative = interval(ours_drawn / positive - 1) if theirs > 0 else None
-    return {
-        "ours": float(ours),
-        "theirs": float(theirs),
-        "difference": float(ours - theirs),
-        "interval": interval(ours_drawn - theirs_drawn),
-        "relative": float(ours / theirs - 1) if theirs > 0 else None,
-        "relative_interval": relative,
-    }
-
-
-def _figures(answers: Answers) -> Iterator[tuple[Figure, tuple[np.ndarray, np.ndarray, list[str]]]]:
-    """Each figure's numerator and denominator by utterance, and the cues that they belong to."""
+def counts_of(answers: Answers) -> Counts:
+    """("wer",), ("partner_rate" | "neither_rate", kind, reach or "all"); the blocks are cues."""
     cues = np.array([site.cue for site in answers.sites])
-    yield ("wer",), (answers.errors, answers.words, cues.tolist())
+    counts: dict[Figure, Counted] = {("wer",): Counted(answers.errors, answers.words, cues.tolist())}
     is_either = answers.is_right | answers.is_partner
     for kind in KINDS:
         of_kind = np.array([site.kind == kind for site in answers.sites])
@@ -202,22 +150,11 @@ def _figures(answers: Answers) -> Iterator[tuple[Figure, tuple[np.ndarray, np.nd
             chosen = of_kind & np.array([reach in (ALL, site.reach) for site in answers.sites])
             if not chosen.any():
                 continue
-            of_cue = cues[chosen].tolist()
-            either = is_either[chosen].astype(int)
-            yield ("partner_rate", kind, reach), (answers.is_partner[chosen].astype(int), either, of_cue)
-            yield ("neither_rate", kind, reach), (1 - either, np.ones_like(either), of_cue)
-
-
-def _put(tree: dict[str, Any], path: Figure, value: Any) -> None:
-    *parents, last = path
-    for name in parents:
-        tree = tree.setdefault(name, {})
-    tree[last] = value
-
-
-def _answers_of(run_dir: Path, split: str, corpus: Path) -> Answers:
-    texts = [read_trn(run_dir / "evaluation" / f"{split}.{side}.trn") for side in ("ref", "hyp")]
-    return answers_at(read_sites(corpus, split), *texts)
+            of_cue, either = cues[chosen].tolist(), is_either[chosen].astype(int)
+            partner = answers.is_partner[chosen].astype(int)
+            counts["partner_rate", kind, reach] = Counted(partner, either, of_cue)
+            counts["neither_rate", kind, reach] = Counted(1 - either, np.ones_like(either), of_cue)
+    return counts
 
 
 def _errors(chunks: Sequence[Any]) -> int:

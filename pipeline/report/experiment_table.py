@@ -1,4 +1,4 @@
-"""What an experiment found, as tables for people: a row a student and seed, then what parts the students."""
+"""What an experiment found, as tables for people: a row a student, decoder and seed, then what parts them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.console import table
+from student.decoding.names import GREEDY
 
 Figures = Mapping[str, float | None]  # None: not measured
 
@@ -29,22 +30,41 @@ def experiment_tables(results: Mapping[str, Any]) -> list[Any]:
 def _row_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Any:
     has_seeds = len({row["seed"] for row in rows}) > 1
     is_demo = "homophone_error_rate" in rows[0]
+    has_decoders = any(_decoder(row) != GREEDY for row in rows)
     lines = []
-    for name in dict.fromkeys(row["name"] for row in rows):
+    for name in _names_by_student(rows):
         own = [row for row in rows if row["name"] == name]
         figures = [_figures(row) for row in own]
-        for row, one in zip(own, figures, strict=True):
-            lines.append([name, *([str(row["seed"])] if has_seeds else []), *_cells(one, is_demo)])
+        seeds = [str(row["seed"]) for row in own]
         if len(own) > 1:
-            lines.append([name, "mean", *_cells(_mean(figures), is_demo)])
+            figures, seeds = [*figures, _mean(figures)], [*seeds, "mean"]
+        for seed, one in zip(seeds, figures, strict=True):
+            cells = _cells(one, is_demo, _decoder(own[0]) == GREEDY)
+            decoding = [_number(one["decoder_seconds"], ".1f")] if has_decoders else []
+            lines.append([name, *([seed] if has_seeds else []), *cells, *decoding])
     of_demo = ["wrong %\nseen / t.-only", "partner %\nnear / far", "neither %\nseen / t.-only"]
     columns = ["student", *(["seed"] if has_seeds else []), "WER % (95 %)", "CER %"]
-    return table(title, [*columns, *(of_demo if is_demo else []), "steps", "seconds"], lines)
+    columns += [*(of_demo if is_demo else []), "steps", "seconds", *(["decoder\ns"] if has_decoders else [])]
+    return table(title, columns, lines)
+
+
+def _decoder(row: Mapping[str, Any]) -> str:
+    decoder: str = row.get("decoder", GREEDY)  # files of before had greedy alone
+    return decoder
+
+
+def _names_by_student(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of rows, a student's decoders one below the other, in the order of the rows."""
+    by_student: dict[str, list[str]] = {}
+    for row in rows:
+        by_student.setdefault(row.get("student", row["name"]), []).append(row["name"])
+    return list(dict.fromkeys(name for names in by_student.values() for name in names))
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:
     low, high = row.get("intervals", {}).get("wer") or (None, None)
     found = {key: row[key] for key in ("wer", "cer", "steps", "seconds")} | {"low": low, "high": high}
+    found["decoder_seconds"] = row.get("decoder_seconds")
     for kind in _KINDS:
         found[f"wrong {kind}"] = row.get("homophone_error_rate", {}).get(kind)
         found[f"neither {kind}"] = row.get("neither_rate", {}).get(kind, {}).get("all")
@@ -62,7 +82,8 @@ def _mean(figures: Sequence[Figures]) -> Figures:
     return means
 
 
-def _cells(figures: Figures, is_demo: bool) -> list[str]:
+def _cells(figures: Figures, is_demo: bool, is_greedy: bool) -> list[str]:
+    """Rates, and of what was decoded greedily the training's steps and seconds too."""
     low, high = figures.get("low"), figures.get("high")
     interval = "" if low is None else f" ({_percent(low)}-{_percent(high)})"
     pairs = [
@@ -72,7 +93,12 @@ def _cells(figures: Figures, is_demo: bool) -> list[str]:
     ]
     of_demo = [" / ".join(_percent(figures[key]) for key in pair) for pair in pairs]
     rates = [_percent(figures["wer"]) + interval, _percent(figures["cer"]), *(of_demo if is_demo else [])]
-    return [*rates, f"{figures['steps']:,.0f}", f"{figures['seconds']:.0f}"]
+    training = [_number(figures["steps"], ",.0f"), _number(figures["seconds"], ".0f")]
+    return [*rates, *(training if is_greedy else ["", ""])]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _percent(share: float | None) -> str:
@@ -109,16 +135,15 @@ def _differences(results: Mapping[str, Any], corpora: Sequence[str]) -> list[Any
 
 
 def _difference_table(title: str, differences: Sequence[Mapping[str, Any]]) -> Any:
-    columns = ["teacher-only, points (95 %)", "WER", "partner near", "partner far", "neither"]
-    rows = [
-        [
-            f"{one['student']} - {one['minus']}",
-            _points(one.get("wer")),
-            *(_points(_at_hidden_cues(one, "partner_rate").get(reach)) for reach in ("near", "far")),
-            _points(_at_hidden_cues(one, "neither_rate").get("all")),
-        ]
-        for one in differences
-    ]
+    is_demo = any("partner_rate" in one for one in differences)
+    columns = [f"{'teacher-only, ' if is_demo else ''}points (95 %)", "WER"]
+    columns += ["partner near", "partner far", "neither"] if is_demo else []
+    rows = []
+    for one in differences:
+        rates = [_at_hidden_cues(one, "partner_rate").get(reach) for reach in ("near", "far")]
+        rates.append(_at_hidden_cues(one, "neither_rate").get("all"))
+        cells = [_points(found) for found in (one.get("wer"), *(rates if is_demo else []))]
+        rows.append([f"{one['student']} - {one['minus']}", *cells])
     return table(title, columns, rows)
 
 

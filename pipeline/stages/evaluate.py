@@ -12,7 +12,8 @@ from pipeline.corpus.audio_check import silent_mp3_decoder
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots
 from pipeline.run_record import run_of
-from pipeline.stages.fused_decoders import GREEDY, open_tuned, row_name
+from pipeline.stages.fused_decoders import open_tuned, row_name, tuned_inputs
+from student.decoding.names import FUSED, GREEDY
 
 if TYPE_CHECKING:
     from student.decoding.interface import Decoder
@@ -26,19 +27,21 @@ def evaluate_run(
     device: str,
     average_count: int = 0,
     average_of: str = "last",
-    decoder: str = "greedy",
+    decoders: Sequence[str] = (GREEDY,),
     label: str = "",
     language_model: Path | None = None,
     lexicon: Path | None = None,
+    reuse: bool = False,
 ) -> Report:
-    """Word and character errors of a run's student on its own corpus' splits.
+    """Word and character errors of a run's student on its own corpus' splits, by each decoder.
 
     average_count, average_of : the mean of so many of its last or best checkpoints instead; 0: of none
-    decoder, label : with what `bert2ctc tune` found for the two, but for greedy and beam
+    decoders, label : with what `bert2ctc tune` found for each and the label, but for greedy and beam
     language_model, lexicon : None: where they lay when they were tuned
+    reuse : what was evaluated from equal inputs is taken as it was
     """
     from student.inference.averaging import Average
-    from student.inference.evaluation import evaluate
+    from student.inference.evaluation import DecodedRow, evaluate_rows
     from student.inference.evaluation_files import evaluation_folder
 
     record = run_of(run_dir)
@@ -49,23 +52,39 @@ def evaluate_run(
         raise PipelineError(
             f"no split {', '.join(sorted(unknown))}; this run's corpus has {', '.join(known)}, train"
         )
+    if language_model and len([one for one in decoders if one in FUSED]) > 1:
+        raise PipelineError(f"--lm {language_model}: of one decoder; evaluate the others by a command each")
     manifests = {name: prepared / f"{name}.jsonl" for name in splits or known}
     started = time.monotonic()
     with silent_mp3_decoder(prepared):
         average = Average(count=average_count, of=average_of) if average_count else None
-        name, row = average.name if average else "", row_name(decoder, label)
+        name = average.name if average else ""
 
-        def opened(recogniser: Recogniser) -> Decoder:
-            return open_tuned(decoder, recogniser, run_dir, row, name, language_model, lexicon, say)
+        def decoded(decoder: str, row: str) -> DecodedRow:
+            def opened(recogniser: Recogniser) -> Decoder:
+                return open_tuned(decoder, recogniser, run_dir, row, name, language_model, lexicon, say)
 
-        make = None if decoder == GREEDY else opened
-        scores = evaluate(run_dir, manifests, roots.data, device, say, average, make, row)
-    result = {"run": str(run_dir), "splits": scores, "seconds": time.monotonic() - started}
-    folder = evaluation_folder(run_dir, row, name)
-    return Report(result, [_score_table(scores), f"references and hypotheses: {folder}"])
+            inputs = tuned_inputs(decoder, run_dir, row, name, language_model, lexicon)
+            return DecodedRow(None if decoder == GREEDY else opened, inputs)
+
+        rows = {row: decoded(one, row) for one in decoders for row in (row_name(one, label),)}
+        found = evaluate_rows(run_dir, manifests, roots.data, rows, device, say, average, reuse)
+    result = {
+        "run": str(run_dir),
+        "splits": next(iter(found.scores.values())),
+        "rows": found.scores,
+        "is_reused": found.is_reused,
+        "seconds": time.monotonic() - started,
+    }
+    lines: list[Any] = []
+    for row, scores in found.scores.items():
+        folder = evaluation_folder(run_dir, row, name)
+        title = row if len(found.scores) > 1 else ""
+        lines += [_score_table(title, scores), f"references and hypotheses: {folder}"]
+    return Report(result, lines)
 
 
-def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Any:
+def _score_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Any:
     taps = sorted({layer for score in scores.values() for layer in score["tap_wer"]}, key=int)
     columns = ["split", "WER %", "CER %", "S", "D", "I", "words", *(f"WER % layer {tap}" for tap in taps)]
     rows = [
@@ -78,4 +97,4 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Any:
         ]
         for name, score in scores.items()
     ]
-    return table("", columns, rows)
+    return table(title, columns, rows)

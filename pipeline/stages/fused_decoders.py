@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
 from pipeline.language_model.folder import file_digest
+from student.decoding.names import BEAM, FUSED, WORDS
+from teacher_cache.settings import NAME_RULE, is_name, shown_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +21,6 @@ if TYPE_CHECKING:
     from student.decoding.weight_search import Axis
     from student.decoding.weights import FusionWeights
     from student.inference.recogniser import Recogniser
-
-GREEDY, BEAM, BEAM_NGRAM, BEAM_LM, WORDS = "greedy", "beam", "beam_ngram", "beam_lm", "words"
-DECODERS = (GREEDY, BEAM, BEAM_NGRAM, BEAM_LM, WORDS)
-FUSED = (BEAM_NGRAM, BEAM_LM, WORDS)  # what is tuned
 
 Make = Callable[["FusionWeights"], "Decoder"]
 
@@ -112,10 +110,41 @@ def open_tuned(
     return opened.make(tuning.weights)
 
 
+def tuned_inputs(
+    decoder: str, run_dir: Path, row: str, average: str, language_model: Path | None, lexicon: Path | None
+) -> dict[str, str]:
+    """Digests of what `open_tuned` reads beside the student, by name; {} for greedy, beam, and untuned."""
+    from student.inference.tuning_file import stored_tuning, tuning_path
+
+    if decoder not in FUSED:
+        return {}
+    path = tuning_path(run_dir, row, average)
+    tuning = stored_tuning(path)
+    if tuning is None:
+        return {}
+    model = language_model or Path(tuning.language_model)
+    words = lexicon or (Path(tuning.lexicon) if tuning.lexicon else None)
+    return {
+        "tuning": file_digest(path, "tune again with `bert2ctc tune RUN`"),
+        "language_model": language_model_digest(decoder, model, words),
+    }
+
+
+def language_model_digest(decoder: str, language_model: Path, lexicon: Path | None = None) -> str:
+    """`Opened.digest` of a decoder of FUSED, without opening it."""
+    from pipeline.language_model.folder import ARPA_NAME, read_note
+
+    if decoder == WORDS:
+        return _files_digest(
+            language_model / ARPA_NAME if language_model.is_dir() else language_model, lexicon
+        )
+    return read_note(language_model).digest if language_model.is_dir() else file_digest(language_model)
+
+
 def row_name(decoder: str, label: str) -> str:
     """What a decoder's weights and results are called: its name, or that and a label."""
-    if not all(letter.isalnum() or letter in "._-" for letter in label):
-        raise PipelineError(f"label {label!r}: letters, digits, dots, dashes and underscores only")
+    if label and not is_name(label):
+        raise PipelineError(f"label {shown_value(label)} is no name: {NAME_RULE}")
     return f"{decoder}-{label}" if label else decoder
 
 
@@ -164,6 +193,14 @@ def _chosen_words(lexicon: Path, known: frozenset[str], pieces: Sequence[str]) -
             f"{lexicon}: none of its {len(words)} words is in the n-gram; give its own lexicon"
         )
     return frozenset(words & known)
+
+
+def settings_of(decoder: str, given: Mapping[str, float]) -> dict[str, float]:
+    """All settings of a decoder of FUSED, by name, as a tuning keeps them; what is not given is its own."""
+    from student.decoding.beam import BeamSettings
+    from student.decoding.words import WordSearchSettings
+
+    return asdict(_settings(WordSearchSettings if decoder == WORDS else BeamSettings, given))
 
 
 def _settings(kind: type[Any], given: Mapping[str, float]) -> Any:

@@ -257,7 +257,7 @@ def _shown(note: Note, split: str) -> str:
 
 def _report(folder: Path, note: Note, *, reused: bool) -> Report:
     facts: dict[str, Any] = {
-        "folder": str(folder), "reused": reused, "digest": note.digest, "kind": note.kind,
+        "folder": str(folder), "is_reused": reused, "digest": note.digest, "kind": note.kind,
         "text": dict(note.text), **note.figures,
     }  # fmt: skip
     text, figures = note.text, note.figures

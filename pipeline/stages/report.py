@@ -16,8 +16,8 @@ from pipeline.report.page.alignment_browser import MOST_UTTERANCES, browser_entr
 from pipeline.report.page.page import ReportContent, SplitContent, report_page
 from pipeline.stages.compare import CompareRequest, comparison, runs_of
 from student.data.manifest import read_manifest
+from student.decoding.names import GREEDY
 from student.errors import StudentError
-from student.inference.evaluation_files import GREEDY
 from teacher_cache import store
 from teacher_cache.common.files import write_whole
 from teacher_cache.common.sizes import megabytes

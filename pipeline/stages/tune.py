@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console import Report, say, table
 from pipeline.corpus.audio_check import silent_mp3_decoder
 from pipeline.errors import PipelineError
+from pipeline.language_model.folder import file_digest
 from pipeline.paths import Roots
 from pipeline.run_record import run_of
-from pipeline.stages.fused_decoders import BEAM_LM, BEAM_NGRAM, FUSED, WORDS, open_fused, row_name
+from pipeline.stages.fused_decoders import language_model_digest, open_fused, row_name, settings_of
+from student.decoding.names import BEAM_LM, BEAM_NGRAM, FUSED, WORDS
 
 if TYPE_CHECKING:
     from student.data.manifest import Utterance
@@ -31,18 +33,21 @@ def tune_run(
     beam_lm: Path | None = None,
     words: Path | None = None,
     lexicon: Path | None = None,
-    beam: int = 0,
+    beam: Mapping[str, int] | None = None,
     utterances: int = 0,
     label: str = "",
     device: str = "auto",
     average_count: int = 0,
     average_of: str = "last",
+    reuse: bool = False,
 ) -> Report:
     """Tune each decoder whose language model is given, on the same logits, and write <run>/tuning/<row>.json.
 
-    beam : hypotheses that are kept, 0: the decoder's own     utterances : of dev, 0: all
+    beam : hypotheses that are kept, by decoder, else its own     utterances : of dev, 0: all
     label : names rows beside others of the same decoder
+    reuse : weights that were found from equal inputs are not searched again
     """
+    from student.data.manifest import read_manifest
     from student.inference.averaging import Average
     from student.inference.recogniser import load_recogniser
     from student.inference.tuning import hear
@@ -52,27 +57,76 @@ def tune_run(
     chosen = {decoder: path for decoder in FUSED if (path := models[decoder]) is not None}
     if not chosen:
         raise PipelineError("nothing to tune; give a language model: --beam-ngram, --beam-lm or --words")
+    started = time.monotonic()
     prepared = Path(run_of(run_dir)["prepared"])
     average = Average(count=average_count, of=average_of) if average_count else None
     recogniser = load_recogniser(run_dir, device, average)
     say(recogniser.description)
-    with silent_mp3_decoder(prepared):
-        heard = hear(recogniser, _spread(_dev(prepared), utterances), roots.data, SPLIT)
+    manifest = prepared / f"{SPLIT}.jsonl"
+    asked = _spread(read_manifest(manifest), utterances)
+    wanted = {
+        decoder: _Wanted(
+            decoder,
+            language_model,
+            lexicon if decoder == WORDS else None,
+            {"beam": beam[decoder]} if beam and decoder in beam else {},
+            file_digest(manifest, "prepare the corpus again with `bert2ctc data prepare`"),
+            len(asked),
+        )
+        for decoder, language_model in chosen.items()
+    }
+    paths = {
+        one: tuning_path(run_dir, row_name(one, label), average.name if average else "") for one in wanted
+    }
+    found = {one: _equal(wanted[one], paths[one], recogniser) if reuse else None for one in wanted}
+    if is_reused := all(found.values()):
+        say("tuned before from equal inputs, nothing to do")
+    else:
+        with silent_mp3_decoder(prepared):
+            heard = hear(recogniser, asked, roots.data, SPLIT)
     tunings = {}
-    for decoder, language_model in chosen.items():
-        own_lexicon = lexicon if decoder == WORDS else None
-        tuning = _tuned(decoder, language_model, own_lexicon, beam, recogniser, heard)
-        row = row_name(decoder, label)
-        path = tuning_path(run_dir, row, average.name if average else "")
-        write_tuning(path, tuning)
-        tunings[row] = {"path": str(path), "tuning": tuning}
-    return _report(run_dir, tunings)
+    for decoder, tuning in found.items():
+        if tuning is None:
+            tuning = _tuned(wanted[decoder], recogniser, heard)
+            write_tuning(paths[decoder], tuning)
+        tunings[row_name(decoder, label)] = {"path": str(paths[decoder]), "tuning": tuning}
+    facts = {"is_reused": is_reused, "seconds": round(time.monotonic() - started, 1)}
+    return _report(run_dir, tunings, facts)
 
 
-def _dev(prepared: Path) -> Sequence[Utterance]:
-    from student.data.manifest import read_manifest
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a tuning is made from, beside the student. manifest : its digest"""
 
-    return read_manifest(prepared / f"{SPLIT}.jsonl")
+    decoder: str
+    language_model: Path
+    lexicon: Path | None
+    settings: Mapping[str, int]
+    manifest: str
+    utterances: int
+
+
+def _equal(wanted: _Wanted, path: Path, recogniser: Recogniser) -> Tuning | None:
+    """The tuning that lies there, where it was made from the same."""
+    from student.inference.tuning_file import model_digest, stored_tuning
+
+    tuning = stored_tuning(path)
+    if tuning is None:
+        return None
+    found = (
+        tuning.decoder, tuning.model, tuning.language_model, tuning.lexicon, tuning.manifest,
+        tuning.utterances, dict(tuning.settings), tuning.language_model_digest,
+    )  # fmt: skip
+    asked = (
+        wanted.decoder, model_digest(recogniser), *map(_named, (wanted.language_model, wanted.lexicon)),
+        wanted.manifest, wanted.utterances, settings_of(wanted.decoder, wanted.settings),
+        language_model_digest(wanted.decoder, wanted.language_model, wanted.lexicon),
+    )  # fmt: skip
+    return tuning if found == asked else None
+
+
+def _named(path: Path | None) -> str:
+    return str(path.absolute()) if path else ""
 
 
 def _spread(utterances: Sequence[Utterance], count: int) -> Sequence[Utterance]:
@@ -82,21 +136,15 @@ def _spread(utterances: Sequence[Utterance], count: int) -> Sequence[Utterance]:
     return [utterances[place * len(utterances) // count] for place in range(count)]
 
 
-def _tuned(
-    decoder: str,
-    language_model: Path,
-    lexicon: Path | None,
-    beam: int,
-    recogniser: Recogniser,
-    heard: HeardSplit,
-) -> Tuning:
+def _tuned(wanted: _Wanted, recogniser: Recogniser, heard: HeardSplit) -> Tuning:
     from student.inference.tuning import prior_of, tune
     from student.inference.tuning_file import Trial, Tuning, model_digest
 
-    started = time.monotonic()
+    started, decoder = time.monotonic(), wanted.decoder
     log_prior = None if decoder == WORDS else prior_of(heard)
-    settings = {"beam": beam} if beam else None
-    opened = open_fused(decoder, recogniser, language_model, lexicon, settings, log_prior)
+    opened = open_fused(
+        decoder, recogniser, wanted.language_model, wanted.lexicon, wanted.settings, log_prior
+    )
     say(f"tuning {decoder} on {len(heard.utterances):,} utterances of {heard.name}")
     tuned = tune(opened.make, opened.axes, heard, recogniser, say)
     weights = tuned.found.weights
@@ -104,9 +152,9 @@ def _tuned(
         decoder=decoder,
         model=model_digest(recogniser),
         checkpoint=recogniser.source.name,
-        language_model=str(language_model.absolute()),
+        language_model=_named(wanted.language_model),
         language_model_digest=opened.digest,
-        lexicon=str(lexicon.absolute()) if lexicon else "",
+        lexicon=_named(wanted.lexicon),
         weights=weights,
         settings=opened.settings,
         log_prior=() if log_prior is None else tuple(round(value, 6) for value in log_prior.tolist()),
@@ -126,10 +174,11 @@ def _tuned(
             )
             for tried, errors in tuned.found.tried.items()
         ),
+        manifest=wanted.manifest,
     )
 
 
-def _report(run_dir: Path, tunings: dict[str, dict[str, Any]]) -> Report:
+def _report(run_dir: Path, tunings: dict[str, dict[str, Any]], facts: Mapping[str, Any]) -> Report:
     rows = []
     for row, entry in tunings.items():
         tuning: Tuning = entry["tuning"]
@@ -139,6 +188,6 @@ def _report(run_dir: Path, tunings: dict[str, dict[str, Any]]) -> Report:
     columns = ["decoder", "language", "insertion", "prior", "greedy WER %", "WER %", "CER %", "tried"]
     result = {row: {"path": entry["path"], **asdict(entry["tuning"])} for row, entry in tunings.items()}
     return Report(
-        {"run": str(run_dir), "tunings": result},
+        {"run": str(run_dir), "tunings": result, **facts},
         [table("", columns, rows), *(f"{row}: {entry['path']}" for row, entry in tunings.items())],
     )

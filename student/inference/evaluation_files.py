@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from student.data.manifest import Utterance
-from student.files import write_json, write_text
+from student.decoding.names import GREEDY
+from student.files import FILES, write_json, write_text
 from student.metrics import WordPair, align_words, count_errors
+from teacher_cache.common.small_files import is_there
 
-GREEDY = "greedy"  # the decoder whose files lie in the evaluation folder itself
 _ERRORS = {"S": "substitutions", "D": "deletions", "I": "insertions"}
 
 
@@ -38,7 +39,7 @@ class SplitTexts:
 
 
 def evaluation_folder(run_folder: Path, decoder: str = GREEDY, average: str = "") -> Path:
-    """`<run>/evaluation`, of an average one folder further down, of a decoder but greedy another one.
+    """`<run>/evaluation`, where greedy's files lie; one folder down those of an average, of another decoder.
 
     average : the name of the averaged checkpoints, "" for the run's own model
     """
@@ -73,7 +74,6 @@ def write_split(folder: Path, split: str, texts: SplitTexts, scores: Mapping[str
         )
         for row, (utterance, pairs) in enumerate(zip(texts.utterances, aligned, strict=True))
     ]
-    write_json(folder / f"{split}.json", scores)
     lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
     write_text(folder / f"{split}.utterances.jsonl", "".join(lines))
     write_json(folder / f"{split}.speakers.json", speaker_figures(entries))
@@ -83,6 +83,16 @@ def write_split(folder: Path, split: str, texts: SplitTexts, scores: Mapping[str
     for layer, heard in texts.by_layer.items():
         name = "hyp" if layer == final else f"tap{layer}.hyp"
         _write_trn(folder / f"{split}.{name}.trn", texts.utterances, heard)
+    write_json(folder / f"{split}.json", scores)  # the last: where it lies, all others do
+
+
+def equal_scores(folder: Path, split: str, inputs: Mapping[str, str]) -> dict[str, Any] | None:
+    """The scores that `write_split` wrote from equal inputs; None where there are none."""
+    path = folder / f"{split}.json"
+    if not is_there(path):
+        return None
+    scores = FILES.json(path, "delete it, and evaluate again with `bert2ctc evaluate RUN`")
+    return scores if scores.get("inputs") == dict(inputs) else None
 
 
 def utterance_entry(

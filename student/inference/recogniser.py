@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -14,14 +15,48 @@ from student.data.audio import Samples, check_recording, read_recording, samples
 from student.data.units import Units
 from student.decoding.greedy import transcripts_of
 from student.decoding.interface import Decoder, texts_of
+from student.decoding.names import GREEDY
 from student.errors import StudentError
 from student.frames import frames_after_subsampling
 from student.inference.averaging import Average, inference_checkpoint
 from student.inference.export import inference_model, is_exported, read_exported
-from student.inference.speed import DECODER, ENCODER, Stopwatch
+from student.inference.speed import ENCODER, Stopwatch
 from student.model.outputs import StudentOutput
 from student.model.student_model import Bert2CTC, inference_state
 from student.training.device import choose_device, choose_precision, describe_device
+
+GREEDY_ALONE: Mapping[str, Decoder | None] = MappingProxyType({GREEDY: None})
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """Texts of several utterances, in their order.
+
+    final_layer : its number     rows : the final layer's, by row of results     taps : the others', by layer
+    """
+
+    final_layer: int
+    rows: Mapping[str, list[str]]
+    taps: Mapping[int, list[str]]
+
+    @classmethod
+    def of_nothing(cls, layers: Collection[int], rows: Iterable[str], count: int) -> Recognised:
+        """Empty texts of so many utterances."""
+        final = max(layers)
+        taps = {layer: [""] * count for layer in layers if layer != final}
+        return cls(final, {row: [""] * count for row in rows}, taps)
+
+    def put(self, places: Sequence[int], part: Recognised) -> None:
+        """Write down a part's texts, in its order, at these places."""
+        pairs = [(self.rows[row], texts) for row, texts in part.rows.items()]
+        pairs += [(self.taps[layer], texts) for layer, texts in part.taps.items()]
+        for whole, texts in pairs:
+            for place, text in zip(places, texts, strict=True):
+                whole[place] = text
+
+    def by_layer(self, row: str) -> dict[int, list[str]]:
+        """By every layer that CTC trained, the final one by a row's decoder, which comes last."""
+        return {**self.taps, self.final_layer: self.rows[row]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +91,8 @@ class Recogniser:
 
     def text_of(self, waveform: Tensor) -> str:
         """The final layer's text of one waveform, float32 (S,) at the model's rate."""
-        texts = self.transcripts(waveform.unsqueeze(0), torch.tensor([len(waveform)]))
-        return texts[max(texts)][0]
+        heard = self.transcripts(waveform.unsqueeze(0), torch.tensor([len(waveform)]))
+        return heard.rows[GREEDY][0]
 
     @torch.inference_mode()
     def transcripts(
@@ -65,13 +100,13 @@ class Recogniser:
         waveforms: Tensor,
         sample_lengths: Tensor,
         stopwatch: Stopwatch | None = None,
-        decoder: Decoder | None = None,
-    ) -> dict[int, list[str]]:
-        """Text of each waveform by every layer that CTC trained, the final layer's last.
+        decoders: Mapping[str, Decoder | None] = GREEDY_ALONE,
+    ) -> Recognised:
+        """Texts of each waveform, from one pass of the encoder: by each row's decoder, and by the taps.
 
         waveforms : float32 (B, S) in -1..1     sample_lengths : int64 (B,)
-        stopwatch : gets the seconds of the encoder, and of decoding the final layer
-        decoder : of the final layer, default greedy; taps are decoded greedily
+        stopwatch : gets the seconds of the encoder, and by row those of decoding the final layer
+        decoders : row -> decoder of the final layer, None: greedy; taps are decoded greedily
         The text of a waveform too short for one encoder frame is empty.
         """
         stopwatch = stopwatch or Stopwatch(self.device)
@@ -79,21 +114,29 @@ class Recogniser:
         features, subsampling = self.config.features, self.config.conformer.subsampling
         is_long_enough = [frames_after_subsampling(length, features, subsampling) > 0 for length in lengths]
         if not all(is_long_enough):
-            rows = torch.tensor(is_long_enough)
-            heard = self.transcripts(waveforms[rows], sample_lengths[rows], stopwatch, decoder)
-            return {layer: _with_gaps(texts, is_long_enough) for layer, texts in heard.items()}
+            whole = Recognised.of_nothing(self.model.ctc_layers, decoders, len(lengths))
+            if heard := [place for place, is_heard in enumerate(is_long_enough) if is_heard]:
+                whole.put(
+                    heard, self.transcripts(waveforms[heard], sample_lengths[heard], stopwatch, decoders)
+                )
+            return whole
         if not lengths:
-            return {layer: [] for layer in self.model.ctc_layers}
+            return Recognised.of_nothing(self.model.ctc_layers, decoders, 0)
         with stopwatch.measured(ENCODER):
             output = self.forward(waveforms, sample_lengths)
-        final, texts = max(output.ctc_logits), {}
-        for layer, logits in output.ctc_logits.items():
-            with stopwatch.measured(DECODER) if layer == final else nullcontext():
-                if decoder is not None and layer == final:
-                    texts[layer] = texts_of(decoder.decode(logits, output.frame_lengths))
+        final, by_row = max(output.ctc_logits), {}
+        for row, decoder in decoders.items():
+            with stopwatch.measured(row):
+                if decoder is None:
+                    by_row[row] = transcripts_of(output.ctc_logits[final], output.frame_lengths, self.units)
                 else:
-                    texts[layer] = transcripts_of(logits, output.frame_lengths, self.units)
-        return texts
+                    by_row[row] = texts_of(decoder.decode(output.ctc_logits[final], output.frame_lengths))
+        taps = {
+            layer: transcripts_of(logits, output.frame_lengths, self.units)
+            for layer, logits in output.ctc_logits.items()
+            if layer != final
+        }
+        return Recognised(final, by_row, taps)
 
     def final_logits(self, waveforms: Tensor, sample_lengths: Tensor) -> list[Tensor]:
         """The final layer's logits of each waveform, float32 (T, V) on the CPU, (0, V) of a too short one."""
@@ -117,12 +160,6 @@ class Recogniser:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output: StudentOutput = self.model(heard, frame_lengths)
         return output
-
-
-def _with_gaps(texts: list[str], has_text: list[bool]) -> list[str]:
-    """The texts in their order where there is one, "" elsewhere."""
-    remaining = iter(texts)
-    return [next(remaining) if one else "" for one in has_text]
 
 
 def load_recogniser(run: Path, device: str = "auto", average: Average | None = None) -> Recogniser:

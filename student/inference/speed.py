@@ -1,4 +1,4 @@
-"""How long recognition takes, part by part: what a decoder costs beside the encoder it stands on."""
+"""How long recognition takes, part by part: what each decoder costs beside the encoder it stands on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
-ENCODER, DECODER = "encoder", "decoder"
+ENCODER = "encoder"
 
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds by part, added up over batches; an accelerator is waited for at both ends of a part."""
+    """Seconds by part, the encoder or a row of results, added up over batches.
+
+    An accelerator is waited for at both ends of a part.
+    """
 
     device: torch.device
-    seconds: dict[str, float] = field(default_factory=lambda: {ENCODER: 0.0, DECODER: 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: {ENCODER: 0.0})
 
     @contextmanager
     def measured(self, part: str) -> Iterator[None]:
@@ -27,21 +30,22 @@ class Stopwatch:
         started = time.perf_counter()
         yield
         self._wait()
-        self.seconds[part] += time.perf_counter() - started
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
 
-    def figures(self, decoder: str, audio_seconds: float) -> dict[str, Any]:
-        """What an evaluation says of its speed.
+    def figures(self, row: str, audio_seconds: float) -> dict[str, Any]:
+        """What an evaluation says of the speed of one row of results.
 
-        encoder_seconds : features, encoder and CTC heads     decoder_seconds : of the decoder named alone
+        encoder_seconds : features, encoder and CTC heads     decoder_seconds : of the row's decoder alone
         real_time_factor : both over audio_seconds; reading audio is in neither. Of one decoder, of few
             utterances or on a busy machine it says little: compare what was measured in one run.
         """
-        spent = {f"{part}_seconds": round(seconds, 6) for part, seconds in self.seconds.items()}
+        encoder, decoder = self.seconds[ENCODER], self.seconds.get(row, 0.0)
         return {
-            "decoder": decoder,
-            **spent,
+            "decoder": row,
+            "encoder_seconds": round(encoder, 6),
+            "decoder_seconds": round(decoder, 6),
             "audio_seconds": round(audio_seconds, 3),
-            "real_time_factor": sum(self.seconds.values()) / audio_seconds if audio_seconds else 0.0,
+            "real_time_factor": (encoder + decoder) / audio_seconds if audio_seconds else 0.0,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
         }

@@ -37,6 +37,7 @@ class Tuning:
     language_model, lexicon : paths, "" for none     language_model_digest : of the scorer, or of the file
     settings : of the decoder's dataclass, by name     log_prior : by unit, empty where no prior is used
     split, utterances : what was decoded; greedy_wer : there, without any of this
+    manifest : SHA-256, hex, of the split's manifest; "" in files of before it was kept
     """
 
     decoder: str
@@ -55,6 +56,7 @@ class Tuning:
     cer: float
     seconds: float
     trials: tuple[Trial, ...]
+    manifest: str = ""
 
 
 def tuning_path(run_dir: Path, row: str, average: str = "") -> Path:
@@ -70,13 +72,18 @@ def write_tuning(path: Path, tuning: Tuning) -> None:
     write_json(path, asdict(tuning))
 
 
+def stored_tuning(path: Path) -> Tuning | None:
+    """The tuning of a file, whoever's it is; None where there is none."""
+    return FILES.record(Tuning, path, _ADVICE) if is_there(path) else None
+
+
 def read_tuning(path: Path, recogniser: Recogniser, decoder: str) -> Tuning:
     """The tuning of this student's decoder. Raises StudentError where there is none, or another's."""
-    if not is_there(path):
+    tuning = stored_tuning(path)
+    if tuning is None:
         raise StudentError(
             f"{path}: no weights for the decoder {decoder}; search them with `bert2ctc tune RUN`"
         )
-    tuning = FILES.record(Tuning, path, _ADVICE)
     if tuning.decoder != decoder:
         raise StudentError(f"{path}: weights of the decoder {tuning.decoder}, not of {decoder}; {_ADVICE}")
     digest = model_digest(recogniser)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.comparison.systems import SharedSplit, System
-from student.inference.evaluation_files import GREEDY
+from student.decoding.names import GREEDY
 from student.metrics import WordPair
 from teacher_cache.store.inspection import InspectedPassage
 

@@ -1,0 +1,28 @@
+"""A split's word errors utterance by utterance, and to whom each belongs: what its intervals are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jiwer
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.paired import Counted, Counts
+from pipeline.transcripts import Transcripts
+from student.data.manifest import Utterance
+
+
+def word_counts(transcripts: Transcripts, utterances: Sequence[Utterance], advice: str) -> Counts:
+    """("wer",) alone; blocks are speakers, else chapters, utterances where the manifest knows neither.
+
+    Raises PipelineError, with the advice, where the transcripts are of other utterances.
+    """
+    missing = [utterance.id for utterance in utterances if utterance.id not in transcripts.hypotheses]
+    if missing:
+        raise PipelineError(f"{len(missing)} utterances were not evaluated, {missing[0]} first; {advice}")
+    counted = [jiwer.process_words(one.text, transcripts.hypotheses[one.id]) for one in utterances]
+    errors = [each.substitutions + each.deletions + each.insertions for each in counted]
+    words = [len(utterance.text.split()) for utterance in utterances]
+    blocks = [utterance.speaker or utterance.chapter or utterance.id for utterance in utterances]
+    return {("wer",): Counted(np.array(errors), np.array(words), blocks)}
