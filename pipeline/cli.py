@@ -196,7 +196,7 @@ def transcribe(run: str, audio: tuple[Path, ...], roots: Roots, as_json: bool, *
     "elsewhere",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="of JSON files by `bert2ctc runs pack`: runs made elsewhere, for the table",
+    help="of JSON files by `bert2ctc runs pack RUN FILE`: rows of runs made elsewhere",
 )
 @with_roots("data", "cache", "runs", "scratch")
 @json_option

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipeline.jobs.pool import Chain, Later
 from pipeline.ladder import Corpus, Ladder, Training
-from pipeline.language_model.folder import NETWORK, UNITS, WORDS
+from pipeline.language_model.kinds import NETWORK, UNITS, WORDS
 from pipeline.paths import Roots, language_model_folder
 from student.decoding import names
 

@@ -12,7 +12,8 @@ import torch
 from test_decoding_beam import all_readings, by_units, is_close, random_logits
 from toy_arpa import ArpaByHand, write_arpa
 
-from pipeline.language_model.folder import NETWORK, open_scorer, publish
+from pipeline.language_model.folder import open_scorer, publish
+from pipeline.language_model.kinds import NETWORK
 from pipeline.language_model.network_training import make_network
 from pipeline.language_model.settings import LanguageModelConfig
 from student.data.units import Units, train_units

@@ -38,7 +38,7 @@ max_steps = 3
 
 
 class Recorder:
-    """`run_command` in this process; every command and its result is kept, and the last may be made to fail."""
+    """`run_command` in this process: results are kept, and the last command may be made to fail."""
 
     def __init__(self) -> None:
         self.results: list[tuple[str, Mapping[str, Any]]] = []

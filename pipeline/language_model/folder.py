@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
+from pipeline.language_model.kinds import KINDS, UNITS, WORDS
 from student.data.units import Units
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import canonical_json, disk_faults_told, publish_folder, write_json
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from student.decoding.interface import NextUnitScorer
 
 NOTE_NAME, ARPA_NAME = "language_model.json", "ngram.arpa"
-WORDS, UNITS, NETWORK = "words", "units", "network"
-KINDS = (WORDS, UNITS, NETWORK)
 _FORMAT = 1
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
 from pipeline.language_model.folder import file_digest
+from pipeline.language_model.kinds import WORDS as OF_WORDS
 from student.decoding.names import BEAM, FUSED, WORDS
 from teacher_cache.settings import NAME_RULE, is_name, shown_value
 
@@ -153,7 +154,6 @@ def _words(
 ) -> Opened:
     from pipeline.language_model.arpa import read_arpa
     from pipeline.language_model.folder import ARPA_NAME, read_note
-    from pipeline.language_model.folder import WORDS as OF_WORDS
     from pipeline.language_model.ngram_model import END, START, UNKNOWN
     from student.decoding.words import WordsDecoder, WordSearchSettings
     from student.inference.tuning import WORD_AXES

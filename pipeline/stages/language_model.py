@@ -13,15 +13,13 @@ from pipeline.console import Report, say, table
 from pipeline.errors import PipelineError
 from pipeline.language_model.folder import (
     ARPA_NAME,
-    NETWORK,
-    UNITS,
-    WORDS,
     Note,
     finished,
     publish,
     read_note,
     units_digest,
 )
+from pipeline.language_model.kinds import NETWORK, UNITS, WORDS
 from pipeline.language_model.text import TextRequest, language_text, text_recipe, words_of
 from pipeline.normaliser import UnspeakableText, normalise, normaliser_identity
 from pipeline.paths import Roots, language_model_folder, language_model_text, prepared_folder
