@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tiny_run import ctc_alone, tiny_job
 from toy_arpa import write_arpa
 
+from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots
 from pipeline.stages.evaluate import evaluate_run
@@ -19,6 +22,8 @@ from pipeline.stages.tune import tune_run
 from student.data.manifest import read_manifest
 from student.data.units import Units
 from student.errors import StudentError
+from student.inference.recogniser import Recogniser
+from student.model.outputs import StudentOutput
 from student.training.trainer import train
 
 
@@ -74,6 +79,59 @@ def test_weights_are_stored_with_all_that_was_tried_and_evaluate_uses_them(
         written = json.loads((run / "evaluation" / decoder / "dev.json").read_text(encoding="utf-8"))
         assert written["wer"] == result["wer"]
     assert evaluate_run(run, roots, ["dev"], "cpu", decoders=["beam"]).result["splits"]["dev"]["wer"] >= 0
+
+
+def test_decoders_that_share_the_encoder_s_pass_find_what_each_finds_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, roots, label = folder / "run", roots_of(folder), "together"
+    models = {"beam_ngram": folder / "units.arpa", "words": folder / "words.arpa"}
+    few = {"utterances": 2, "beam": {"beam_ngram": 4}, "label": label, "device": "cpu", "reuse": True}
+    assert not tune_run(run, roots, **models, **few).result["is_reused"]  # type: ignore[arg-type]
+    passes, own = [0], Recogniser.forward
+
+    def counted(recogniser: Recogniser, *arguments: torch.Tensor) -> StudentOutput:
+        passes[0] += 1
+        return own(recogniser, *arguments)
+
+    monkeypatch.setattr(Recogniser, "forward", counted)
+
+    def evaluated(*decoders: str, reuse: bool = False) -> tuple[dict[str, Any], int]:
+        passes[0] = 0
+        report = evaluate_run(run, roots, ["dev"], "cpu", decoders=decoders, label=label, reuse=reuse)
+        return dict(report.result), passes[0]
+
+    alone = {name: evaluated(name) for name in ("greedy", "words", "beam_ngram")}
+    texts = {name: heard_by(run, f"{name}-{label}") for name in alone}
+    together, once = evaluated(*alone)
+    assert once == alone["greedy"][1] and not together["is_reused"]
+    for name, (result, _) in alone.items():
+        assert untimed(together["rows"][f"{name}-{label}"]) == untimed(result["splits"])
+        assert heard_by(run, f"{name}-{label}") == texts[name]
+    again, none = evaluated(*alone, reuse=True)
+    assert none == 0 and again["is_reused"] and again["rows"] == together["rows"]
+    assert tune_run(run, roots, **models, **few).result["is_reused"]  # type: ignore[arg-type]
+    assert not tune_run(run, roots, **models, **few | {"beam": {"words": 7}}).result["is_reused"]  # type: ignore[arg-type]
+    changed, once = evaluated(*alone, reuse=True)
+    assert once > 0 and not changed["is_reused"], "other weights are other results"
+    assert changed["rows"][f"greedy-{label}"] == again["rows"][f"greedy-{label}"]
+
+
+def heard_by(run: Path, row: str) -> str:
+    return (run / "evaluation" / row / "dev.hyp.trn").read_text(encoding="utf-8")
+
+
+def untimed(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        split: {key: value for key, value in scores.items() if key != "speed"}
+        for split, scores in splits.items()
+    }
+
+
+@pytest.mark.parametrize("beam", ["few", "greedy=3", "words=", "=-1"])
+def test_a_beam_is_a_number_or_a_decoder_s(beam: str) -> None:
+    refused = CliRunner().invoke(main, ["tune", "run", "--words", "a.arpa", "--beam", beam])
+    assert refused.exit_code == 2 and "is neither N nor one of beam_ngram, beam_lm, words" in refused.output
 
 
 def test_what_does_not_belong_together_is_refused(folder: Path, tmp_path: Path) -> None:
