@@ -6,7 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.console import table
 from pipeline.report.experiment_table import experiment_tables
+from pipeline.report.markdown import as_markdown
 
 WIDTH = 110
 
@@ -83,3 +85,46 @@ def test_one_seed_of_other_speech_shows_error_rates_alone() -> None:
 def test_what_an_older_score_lacks_is_a_dash() -> None:
     lines = shown(row("ctc", partner_rate={}, neither_rate={}, intervals={}))
     assert any("- / -" in line and line.startswith("ctc") for line in lines)
+
+
+def test_decoders_stand_below_their_student_with_their_seconds_and_without_its_training() -> None:
+    def decoded(student: str, decoder: str, seconds: float) -> dict[str, Any]:
+        name = student if decoder == "greedy" else f"{student} + {decoder}"
+        return row(name, student=student, decoder=decoder, decoder_seconds=seconds)
+
+    rows = [decoded(name, by, 2.25) for by in ("greedy", "words") for name in ("ctc", "interaed_kd")]
+    lines = shown(*rows, decoded("ctc", "beam_lm", 31.0))
+    assert max(map(len, lines)) <= 120
+    names = [line.split("  ")[0] for line in lines if line.startswith(("ctc", "interaed"))]
+    assert names == ["ctc", "ctc + words", "ctc + beam_lm", "interaed_kd", "interaed_kd + words"]
+    (greedy, words) = (line.split() for line in lines if line.startswith(("ctc  ", "ctc + words")))
+    assert greedy[-3:] == ["1,200", "3000", "2.2"] and words[-1] == "2.2"
+    assert "1,200" not in words and "3000" not in words
+
+
+def test_what_a_run_made_elsewhere_does_not_tell_is_a_dash() -> None:
+    (line,) = (one for one in shown(row("far", steps=None, seconds=None)) if one.startswith("far"))
+    assert line.split()[-2:] == ["-", "-"]
+
+
+def test_differences_of_other_speech_are_of_words_alone() -> None:
+    bare = {key: row("ctc")[key] for key in ("name", "corpus", "seed", "wer", "cer", "steps", "seconds")}
+    difference = {"student": "kd", "minus": "ctc + words", "corpora": ["main"]}
+    difference |= {"wer": {"difference": -0.01, "interval": [-0.02, 0.001]}}
+    *_, head, line = shown(bare | {"intervals": {}}, differences=(difference,))
+    assert head.split() == ["points", "(95", "%)", "WER"]
+    assert line.split("  ")[0] == "kd - ctc + words" and line.endswith("-1.0 (-2.0, 0.1)")
+
+
+def test_markdown_holds_every_cell_and_splits_at_none_of_their_signs() -> None:
+    made = table("of a|b", ["student", "WER %\n(95 %)"], [["a|b", "1.0"], ["", "[2.0]"]])
+    assert as_markdown(["note", made]).splitlines() == [
+        "note",
+        "",
+        "**of a\\|b**",
+        "",
+        "| student | WER % (95 %) |",
+        "| --- | ---: |",
+        "| a\\|b | 1.0 |",
+        "|  | [2.0] |",
+    ]
