@@ -11,6 +11,7 @@ import pytest
 from test_experiment import Place, run_here
 
 from pipeline.errors import PipelineError
+from pipeline.processes import REUSED
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +126,18 @@ def test_run_twice_it_does_nothing_and_finds_the_same(place: Place, recorder: Re
     again = place.results("decoded")
     for part in ("rows", "differences", "seconds"):
         assert again[part] == results[part], part
+
+
+def test_side_by_side_it_finds_the_same(place: Place) -> None:
+    before, results = kept(place), place.results("decoded")
+    done = place.run("decoded", "--jobs", "2")
+    assert done.exit_code == 0, done.output
+    assert kept(place) == before
+    for part in ("rows", "differences", "seconds"):
+        assert place.results("decoded")[part] == results[part], part
+    told = [line for line in done.stderr.splitlines() if line.endswith(REUSED)]
+    assert sum(line.startswith("language model ") for line in told) == 2
+    assert sum(line.startswith("kd decoded: ") for line in told) == 2
 
 
 def test_another_language_model_is_tuned_and_decoded_anew(place: Place, recorder: Recorder) -> None:
