@@ -29,7 +29,7 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         if not self.name and not self.model:
-            raise ValueError("[teacher] needs a name (a teacher trained here) or a model (one that exists)")
+            raise ValueError("needs a name (a teacher trained here) or a model (one that exists)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

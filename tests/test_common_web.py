@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -108,10 +109,27 @@ def test_a_download_from_a_folder_needs_no_network_and_speaks_of_none(tmp_path: 
         download(["x"], tmp_path / "data", "gopher://x", table)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("source", ["{}/pipe.tar", "file://{}/pipe.tar"])
+def test_a_pipe_in_place_of_an_archive_or_an_object_is_refused_and_not_waited_for(
+    tmp_path: Path, source: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    with (
+        pytest.raises(CacheError, match=r"pipe\.tar: is a pipe, not a file"),
+        opened(source.format(tmp_path)),
+    ):
+        pass
+    os.mkfifo(tmp_path / "manifest.json")
+    (tmp_path / "contents.json").write_text("{}")
+    with pytest.raises(CacheError, match="is a pipe, not a file"):
+        remote_contents(f"file://{tmp_path}")
+
+
 @pytest.mark.parametrize("source", ["{}/none.tar", "file://{}/none.tar", "{}"])
 def test_a_local_archive_that_cannot_be_read_is_no_matter_of_networks(tmp_path: Path, source: str) -> None:
     with (
-        pytest.raises(CacheError, match="cannot be read or written") as caught,
+        pytest.raises(CacheError, match="cannot be read or written|is a folder, not a file") as caught,
         opened(source.format(tmp_path)),
     ):
         pass

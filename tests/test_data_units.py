@@ -88,3 +88,10 @@ def test_bad_input_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
         Units(b"not a model")
     with pytest.raises(StudentError, match="sentence"):
         train_units(TEXTS, tmp_path / "units.model", 50, "sentence")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"no model"], ids=["empty", "a line", "a text"])
+def test_a_file_that_is_no_model_is_told_by_its_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "units.model").write_bytes(content)
+    with pytest.raises(StudentError, match=r"units\.model: \d bytes are no SentencePiece model"):
+        Units.from_file(tmp_path / "units.model")

@@ -39,8 +39,16 @@ def test_what_cannot_be_found_is_an_error_that_says_what_there_is(root: Path) ->
     held = ", ".join(path.name for path in published(root))
     with pytest.raises(CacheError, match=rf"no cache 'nothing' below .*{held}"):
         resolve(root, "nothing")
-    with pytest.raises(CacheError, match=f"'' begins {held}; give more of it"):
+    with pytest.raises(CacheError, match=f"no cache '' below .*{held}"):
         resolve(root, "")
+    twin = root / (resolve(root, "demo").name[:8] + "0" * 24)
+    twin.mkdir()
+    with pytest.raises(CacheError, match=f"'{twin.name[:8]}' begins .*{twin.name}.*; give more of it"):
+        resolve(root, twin.name[:8])
+    twin.rmdir()
+    shutil.rmtree(next(path for path in published(root) if path != resolve(root, "demo")))
+    with pytest.raises(CacheError, match="no cache '' below"):
+        resolve(root, "")  # an empty variable of a script means no cache, not the only one
     with pytest.raises(CacheError, match=r"\(none\); make one with"):
         resolve(root / "empty", "demo")
     gone = resolve(root, "demo")

@@ -96,6 +96,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "vocabulary/is_special is not what",
     ),
     "missing receipt": (lambda p: (p / "receipts/1.json").unlink(), "receipts/ and the manifest's"),
+    "receipts exchanged": (
+        lambda p: swap(p / "receipts/0.json", p / "receipts/1.json"),
+        r"receipts/\d\.json: the receipt of shard \d; ",
+    ),
+    "receipts of other figures": (
+        lambda p: edit_receipts(p, lambda receipt: receipt.update(rows=7)),
+        "the receipt of shard 0 counts 7 rows of 1,024",
+    ),
     "damaged receipt": (lambda p: (p / "receipts/1.json").write_text("{}"), "not a receipt"),
     "missing manifest": (lambda p: (p / "manifest.json").unlink(), "no manifest.json"),
     "damaged manifest": (lambda p: (p / "manifest.json").write_text("{"), "manifest.json: is not JSON"),
@@ -115,7 +123,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a hidden file": (lambda p: (p / ".DS_Store").write_bytes(b"0"), ".DS_Store is no file of a cache"),
     "an extra receipt": (
         lambda p: shutil.copy(p / "receipts/1.json", p / "receipts/7.json"),
-        "receipts/7.json is no file of a cache",
+        r"receipts/7\.json: the receipt of shard 1; ",
     ),
     "a link": (lambda p: (p / "notes").symlink_to("/etc"), "notes is neither a file nor a folder but a link"),
     "a link for a folder": (

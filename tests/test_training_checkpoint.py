@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import zipfile
 from collections.abc import Callable, Iterator
@@ -184,6 +185,16 @@ def test_a_model_is_used_from_final_else_best_else_last(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / FINAL_NAME, checkpoint_of())
     assert model_path(tmp_path) == tmp_path / FINAL_NAME
     assert model_path(step_path(tmp_path, 20)) == step_path(tmp_path, 20)
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_a_final_model_that_is_no_file_is_told_and_no_other_is_taken_for_it(
+    tmp_path: Path, put: Callable[[Path], object]
+) -> None:
+    save_checkpoint(step_path(tmp_path, 10), checkpoint_of(10))
+    put(tmp_path / FINAL_NAME)
+    with pytest.raises(StudentError, match=r"final\.pt: is a (folder|pipe), not a file"):
+        load_checkpoint(model_path(tmp_path))
 
 
 def test_a_checkpoint_of_format_2_goes_on_with_what_it_kept_among_its_totals(tmp_path: Path) -> None:

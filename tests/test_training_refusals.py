@@ -43,6 +43,14 @@ def test_a_transcript_that_the_cache_lacks_is_named(job: TrainingJob, tmp_path: 
         train(replace(job, train_manifest=tmp_path / "train.jsonl", run_dir=tmp_path / "run"))
 
 
+def test_a_damaged_best_step_is_told_before_a_step_is_trained(job: TrainingJob, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/best.json").write_text('{"step": "two"}')
+    with pytest.raises(StudentError, match=r"best\.json: "):
+        train(replace(job, run_dir=tmp_path))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_decoders_without_a_cache_are_refused(job: TrainingJob, tmp_path: Path) -> None:
     with pytest.raises(StudentError, match="ctc_weight"):
         train(replace(job, cache_path=None, run_dir=tmp_path))

@@ -25,6 +25,8 @@ class Units:
     def __init__(self, model_bytes: bytes) -> None:
         self.model_bytes = model_bytes
         try:
+            if not model_bytes:  # which SentencePiece takes for "not yet"
+                raise RuntimeError("empty")
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
         except RuntimeError as error:
             raise StudentError(
@@ -37,7 +39,11 @@ class Units:
         """The units of a `.model` file."""
         if not is_there(path):
             raise StudentError(f"{path}: no units; make them with `bert2ctc data prepare`")
-        return cls(FILES.bytes(path, "rerun `bert2ctc data prepare`"))
+        content = FILES.bytes(path, "rerun `bert2ctc data prepare`")
+        try:
+            return cls(content)
+        except StudentError as error:
+            raise StudentError(f"{path}: {error}") from None
 
     @property
     def size(self) -> int:

@@ -138,7 +138,7 @@ def model_path(run: Path) -> Path:
     """
     if run.is_file():
         return run
-    if (run / FINAL_NAME).is_file():
+    if is_there(run / FINAL_NAME):  # what is no file is told by whoever opens it, never passed over
         return run / FINAL_NAME
     steps, best = saved_steps(run), best_step(run)
     if best is not None and best[0] in steps:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from student.data.training_data import TrainingJob, load_training_data
 from student.errors import StudentError
 from student.signals import TrainingInterrupted, stop_on_signals
-from student.training.checkpoint import Checkpoint, load_checkpoint, saved_steps, step_path
+from student.training.checkpoint import Checkpoint, best_step, load_checkpoint, saved_steps, step_path
 from student.training.distributed import ALONE, Ranks
 from student.training.log import RunLog, SilentLog
 from student.training.run import Run
@@ -36,6 +36,7 @@ def train(job: TrainingJob, ranks: Ranks = ALONE) -> TrainingResult:
             return finished
         steps = saved_steps(job.run_dir)
         checkpoint = load_checkpoint(step_path(job.run_dir, steps[-1])) if steps else None
+        best_step(job.run_dir)  # what is damaged of it is told before a step, not at the next evaluation
         if job.dev_manifest is None:
             _refuse_what_dev_decides(job)
         if checkpoint is not None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
+from teacher_cache.common.small_files import NoSuchFile, open_regular
+from teacher_cache.common.typed import Fault
 from teacher_cache.common.web import open_url
 from teacher_cache.errors import CacheError
 
@@ -79,6 +85,8 @@ def open_object(system: Any, address: str) -> Any:
     """A binary stream of one object; FileNotFoundError where the store says that there is none."""
     if address.startswith(HTTP):  # one plain request: a server need not know sizes and ranges
         return system.open(address, "rb", block_size=0, size=1)
+    if isinstance(system, LocalFileSystem):
+        return _open_here(address)
     return system.open(address, "rb")
 
 
@@ -125,6 +133,8 @@ def cache_errors(source: str) -> Iterator[None]:
 
 def _advice(source: str, error: Exception, reason: str) -> str:
     """What failed, and what to look at: for what lies on a disk that is no network."""
+    if isinstance(error, Fault):  # of a file here, as `_open_here` tells it
+        return f"{reason}; see the path, its permissions and the disk's space"
     if is_local(source):
         reason = getattr(error, "strerror", None) or reason
         return f"cannot be read or written ({reason}); see the path, its permissions and the disk's space"
@@ -132,11 +142,19 @@ def _advice(source: str, error: Exception, reason: str) -> str:
 
 
 def _open(source: str) -> Any:
-    if not is_url(source):
-        return Path(source).open("rb")
+    if is_local(source):
+        return _open_here(file_system(source)[1] if is_url(source) else source)
     if source.startswith(HTTP):  # one stream needs no connection kept open, so no further package
         return open_url(source, TIMEOUT_SECONDS)
     return fsspec.open(source, "rb").open()
+
+
+def _open_here(path: str) -> BufferedReader:
+    """A regular file of this machine, to be read: a pipe is a Fault, and never waited for."""
+    try:
+        return open_regular(Path(path))
+    except NoSuchFile:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
 
 
 async def _http_client(**options: Any) -> Any:

@@ -171,11 +171,15 @@ def other_tables(tables: Mapping[str, np.ndarray], manifest: Manifest) -> list[s
 
 def receipts_fault(manifest: Manifest) -> str:
     """What is wrong with the manifest's receipts, in words; "" for one of each shard, in order."""
-    shards = [receipt.shard for receipt in manifest.receipts]
-    if shards == list(range(manifest.layout.num_shards)):
+    shards, layout = [receipt.shard for receipt in manifest.receipts], manifest.layout
+    if shards == list(range(layout.num_shards)):
+        for receipt, span in zip(manifest.receipts, map(layout.shard_rows, shards), strict=True):
+            held = span.stop - span.start
+            if receipt.rows != held:
+                return f"the receipt of shard {receipt.shard} counts {receipt.rows:,} rows of {held:,}"
         vague = [receipt.shard for receipt in manifest.receipts if not _has_digests(receipt)]
         return f"the receipt of shard {vague[0]} holds no digests of column chunks" if vague else ""
-    return f"the manifest has receipts of {len(shards)} shards, {manifest.layout.num_shards} needed"
+    return f"the manifest has receipts of {len(shards)} shards, {layout.num_shards} needed"
 
 
 def _has_digests(receipt: Receipt) -> bool:

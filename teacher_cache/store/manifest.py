@@ -231,10 +231,14 @@ def remove_receipt(folder: Path, shard: int) -> None:
 
 
 def read_receipts(folder: Path) -> dict[int, Receipt]:
-    """Shard -> receipt of a build; CacheError for a damaged one."""
+    """Shard -> receipt of a build; CacheError for a damaged one, and for one in another's place."""
     receipts = {}
     for path in (folder / RECEIPTS).glob("*.json"):
         receipt = FILES.record(Receipt, path, "not a receipt; delete it and rerun `bert2ctc cache build`")
+        if path.name != f"{receipt.shard}.json":
+            raise CacheError(
+                f"{path}: the receipt of shard {receipt.shard}; delete it and rerun `bert2ctc cache build`"
+            )
         receipts[receipt.shard] = receipt
     return dict(sorted(receipts.items()))
 

@@ -69,7 +69,8 @@ def resolve(root: Path, reference: str) -> Path:
         return Path(reference)
     name = root / NAMES / reference
     named = _meaning(name) if _is_plain(reference) and is_there(name) else ""
-    found = [path for path in _published(root) if path.name.startswith(named or reference)]
+    wanted = named or reference
+    found = [path for path in _published(root) if wanted and path.name.startswith(wanted)]  # "" begins all
     if len(found) == 1:
         return found[0]
     if named:
