@@ -18,8 +18,9 @@ from student.config import DecoderConfig, ObjectiveConfig, StudentConfig
 from student.encoder_config import ConformerConfig
 from student.errors import StudentError
 from student.inference.export import inference_model
-from student.model.size import TRAINED_WEIGHT_BYTES, machine_bytes, require_room, shapes_of
+from student.model.size import TRAINED_WEIGHT_BYTES, require_room, shapes_of
 from student.model.student_model import Bert2CTC, inference_state
+from teacher_cache.common.memory import machine_bytes
 
 SMALL = {
     "num_layers": 3,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from student.config import StudentConfig
 from student.errors import StudentError
 from student.model.student_model import Bert2CTC
+from teacher_cache.common.memory import machine_bytes
 from teacher_cache.common.sizes import megabytes
 
 WEIGHT_BYTES = 4
@@ -48,11 +48,6 @@ def require_room(config: StudentConfig, num_units: int, num_pieces: int | None, 
                 f"a student of {weights:,} weights needs {megabytes(needed)} on {where}, which has "
                 f"{megabytes(there)}; lower model_dim, feed_forward_dim or num_layers under [conformer]"
             )
-
-
-def machine_bytes() -> int:
-    """The memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _device_bytes(device: torch.device) -> int:

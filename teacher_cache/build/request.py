@@ -146,10 +146,11 @@ class BuildJob:
 
     def layout(self, plan: BuildPlan) -> Layout:
         """The sizes of the arrays."""
+        config = self.request.cache_config
         return Layout(
             num_rows=plan.num_rows,
             num_passages=plan.num_passages,
-            top_k=min(self.request.cache_config.top_k, int((~self.is_unranked).sum())),
+            top_k=self.tokenizer.rankable(config.top_k, config.ranked_pieces),
             temperatures=self.recipe.temperatures,
             vocab_size=len(self.tokenizer.vocabulary),
             rows_per_shard=plan.rows_per_shard,

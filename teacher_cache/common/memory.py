@@ -20,7 +20,7 @@ def free_bytes(meminfo: Path = _MEMINFO, groups: Path = _GROUPS, own_group: Path
     Where the kernel says nothing of that (macOS), all memory of the machine.
     """
     available = _fields(meminfo).get("MemAvailable:")
-    free = available * 1024 if available is not None else _machine_bytes()
+    free = available * 1024 if available is not None else machine_bytes()
     return max(min([free, *_left_by_groups(groups, own_group)]), 0)
 
 
@@ -57,5 +57,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _machine_bytes() -> int:
+def machine_bytes() -> int:
+    """The memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -89,7 +89,7 @@ class MaskedTeacher:
         is_unranked = torch.from_numpy(self.tokenizer.is_unranked(config.ranked_pieces)).to(self.device)
         impossible = torch.from_numpy(np.flatnonzero(self.tokenizer.is_impossible(config.ranked_pieces)))
         impossible = impossible.to(self.device)
-        top_k = min(config.top_k, int((~is_unranked).sum()))
+        top_k = self.tokenizer.rankable(config.top_k, config.ranked_pieces)
         blocks, scored = [], []
         for batch in batches_of_equal_length(copies.length, batch_tokens):
             pieces, hidden = self._hidden_pieces(encoded, copies, batch, position)

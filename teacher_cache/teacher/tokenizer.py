@@ -188,6 +188,10 @@ class PassageTokenizer:
         unranked: np.ndarray = self.is_special | self.is_impossible(ranked_pieces)
         return unranked
 
+    def rankable(self, top_k: int, ranked_pieces: str) -> int:
+        """K cut to the number of pieces that may be ranked under this policy."""
+        return min(top_k, int((~self.is_unranked(ranked_pieces)).sum()))
+
     def require_ranked(self, tokens: EncodedPassages, ranked_pieces: str) -> None:
         """CacheError that names the first passage with an own piece that has no probability, and the piece.
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from teacher_cache.common.files import FILES
 from teacher_cache.errors import CacheError
+from teacher_cache.teacher.speakable import SPOKEN_CHARACTERS
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LETTERS = "abcdefghijklmnopqrstuvwxyz'"  # spelt out even where the text lacks one
 LONGEST_WORD = 1000  # characters; WordPiece calls a longer word unknown
 
 
@@ -78,7 +78,7 @@ def _word_tokenizer(sentences: Iterable[str]) -> Any:
 
 
 def _characters(words: Iterable[str]) -> list[str]:
-    return sorted({*LETTERS, *(character for word in words for character in word)})
+    return sorted({*SPOKEN_CHARACTERS, *(character for word in words for character in word)})
 
 
 def _train_wordpiece(sentences: Sequence[str], size: int) -> list[str]:
