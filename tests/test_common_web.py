@@ -105,6 +105,9 @@ def test_a_download_from_a_folder_needs_no_network_and_speaks_of_none(tmp_path: 
     with pytest.raises(PipelineError, match=r"lm\.txt: cannot be read \(No such file") as caught:
         download(["x"], tmp_path / "data", url, table)
     assert not any(word in str(caught.value) for word in ("network", "server", "times in a row"))
+    os.mkfifo(mirror / "lm.txt")
+    with pytest.raises(PipelineError, match=r"lm\.txt: is a pipe, not a file; see the path"):
+        download(["x"], tmp_path / "data", url, table)
     with pytest.raises(PipelineError, match="--base-url gopher://x"):
         download(["x"], tmp_path / "data", "gopher://x", table)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from pathlib import Path
 
@@ -107,4 +108,8 @@ def test_a_folder_that_holds_no_network_of_these_units_is_refused(tmp_path: Path
     assert open_network(tmp_path, UNITS, "0" * 64).num_units == UNITS
     with pytest.raises(PipelineError, match="has 7 units with the blank, the student 9"):
         open_network(tmp_path, 9, "0" * 64)
+    (tmp_path / "generation_config.json").unlink()
+    os.mkfifo(tmp_path / "generation_config.json")
+    with pytest.raises(PipelineError, match="generation_config.json is a pipe.*`bert2ctc lm train`"):
+        open_network(tmp_path, UNITS, "0" * 64)
     assert network_perplexity(make_network(TINY, UNITS), token_table([], 12), 0) is None

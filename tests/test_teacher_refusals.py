@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from tiny_teachers import FAMILIES, SIZES
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import Passage
+from teacher_cache.teacher.identity import hashed_files, identify_teacher
 from teacher_cache.teacher.masked_teacher import MaskedTeacher, require_scorable
+from teacher_cache.teacher.tokenizer import PassageTokenizer
 
 
 def copied(source: Path, target: Path) -> Path:
@@ -73,6 +76,19 @@ def test_a_pickled_teacher_is_never_opened(bert_folder: Path, tmp_path: Path) ->
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(CacheError, match="not a masked language model in safetensors"):
         MaskedTeacher.load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"])
+def test_a_pipe_in_a_teachers_folder_is_not_waited_for(name: str, bert_folder: Path, tmp_path: Path) -> None:
+    """Whether transformers would open it or not: what it opens is its own affair."""
+    folder = copied(bert_folder, tmp_path / "piped")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    for refuse in (identify_teacher, require_scorable, MaskedTeacher.load, PassageTokenizer.load, hashed_files):
+        if refuse is hashed_files and name == "generation_config.json":
+            continue  # decides no label
+        with pytest.raises(CacheError, match=rf"{name}.* is a pipe, not a file; restore the teacher's folder"):
+            refuse(folder)
 
 
 def test_another_family_is_told_which_are_known(bert_folder: Path, tmp_path: Path) -> None:

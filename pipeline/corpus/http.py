@@ -8,13 +8,17 @@ import http.client
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import PipelineError
 from teacher_cache.common.progress import Advance, progress
 from teacher_cache.common.sizes import MEGABYTE, megabytes
+from teacher_cache.common.small_files import NoSuchFile, open_regular
+from teacher_cache.common.typed import Fault
 from teacher_cache.common.web import open_url
 
 LOCAL = "file://"
@@ -42,6 +46,8 @@ def fetch(url: str, partial: BinaryIO, expected_bytes: int, patience: Patience) 
     whole file instead. Raises PipelineError when the server refuses, when its patience is over, or where a
     file:// address cannot be read; what came is kept.
     """
+    if url.startswith(LOCAL):
+        _require_file(url)
     have = partial.seek(0, 2)
     failures = 0
     with progress(
@@ -94,6 +100,17 @@ def _reason(error: Exception) -> str:
     """What went wrong in words; urllib wraps the error of the system in one of its own."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
+def _require_file(url: str) -> None:
+    """PipelineError where a file:// address names a pipe or a device: urllib would wait for it."""
+    path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    try:
+        open_regular(path).close()
+    except NoSuchFile:
+        return  # told by who reads it, as any other fault of the disk
+    except Fault as fault:
+        raise PipelineError(f"{url}: {fault}; see the path given as --base-url") from None
 
 
 def _append(url: str, partial: BinaryIO, advance: Advance, timeout_seconds: float) -> bool:

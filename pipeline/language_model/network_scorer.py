@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from student.decoding.interface import NextUnitScores
 
 EDGE = 0  # the blank's id, which no sentence holds: a sentence's start as input, its end as output
@@ -151,6 +152,7 @@ def open_network(folder: Path, num_units: int, digest: str) -> NetworkScorer:
     from transformers import GPT2LMHeadModel
     from transformers.utils import logging
 
+    FILES.files_only(folder, "move it away and make it again with `bert2ctc lm train`")
     logging.disable_progress_bar()
     try:
         model = GPT2LMHeadModel.from_pretrained(

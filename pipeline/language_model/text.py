@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from pipeline.language_model.settings import LanguageModelConfig
 from teacher_cache.common.cores import num_cores
 from teacher_cache.common.files import file_sha256
@@ -138,7 +139,8 @@ def words_of(sentences: Sequence[str]) -> Iterator[list[str]]:
 def _digest(path: Path) -> str:
     if not path.is_file():
         raise PipelineError(f"{path}: no such text; put it there, or name another under [language_model]")
-    return file_sha256(path)
+    with FILES.faults_told(path, "name another under [language_model]"):
+        return file_sha256(path)
 
 
 def _digest_of_all(texts: Sequence[str]) -> str:

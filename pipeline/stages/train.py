@@ -12,6 +12,7 @@ from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say
 from pipeline.corpus.audio_check import silent_mp3_decoder
 from pipeline.errors import PipelineError
+from pipeline.files import FILES
 from pipeline.normaliser import normaliser_identity
 from pipeline.paths import Roots, prepared_folder
 from pipeline.run_record import claim_run, read_record, recorded_state, write_record
@@ -108,7 +109,8 @@ def _initial_facts(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
             f"trainer.initial_checkpoint: {initial} is no run and no checkpoint; see `bert2ctc runs ls`"
         )
     path = model_path(Path(initial)).absolute()
-    return {"initial": {"checkpoint": str(path), "sha256": file_sha256(path)}}
+    with FILES.faults_told(path, "name another run or checkpoint as trainer.initial_checkpoint"):
+        return {"initial": {"checkpoint": str(path), "sha256": file_sha256(path)}}
 
 
 def _cache_of_run(config: ExperimentConfig, roots: Roots, run_dir: Path, reference: str) -> Path | None:

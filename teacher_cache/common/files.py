@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from teacher_cache.common.small_files import SmallFiles
+from teacher_cache.common.small_files import SmallFiles, open_regular
 from teacher_cache.errors import CacheError
 
 FILES = SmallFiles(CacheError)
@@ -116,8 +116,8 @@ def canonical_json(value: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as stream:
+    """Hexadecimal sha256 of a regular file's bytes. Raises Fault where it is none, OSError on a torn disk."""
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -67,6 +67,19 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(handle, "rb")
 
 
+def require_files_only(folder: Path) -> None:
+    """Raises Fault where a folder holds, at any depth, what is neither file nor folder.
+
+    For libraries that open what they find in a folder: one would wait for a pipe.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir():
+            try:
+                open_regular(path).close()
+            except Fault as fault:
+                raise Fault(f"{path.relative_to(folder)} {fault}") from None
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The whole content. Raises Fault where it cannot be read or is longer than `limit` bytes."""
     content = bytearray()  # read until it ends: a file may grow, and those of /proc have no size
@@ -173,6 +186,11 @@ class SmallFiles:
         """The whole content of a regular file."""
         with self.faults_told(path, advice):
             return read_bytes(path, limit)
+
+    def files_only(self, folder: Path, advice: str) -> None:
+        """Nothing where a folder holds files and folders alone, each of which can be read."""
+        with self.faults_told(folder, advice):
+            require_files_only(folder)
 
     def text(self, path: Path, advice: str, limit: int = MAX_BYTES) -> str:
         """The whole content, UTF-8."""

@@ -13,6 +13,7 @@ from teacher_cache.settings import shown_value
 from teacher_cache.store.manifest import TeacherIdentity
 
 NAMED_FILES = 3
+_RESTORE = "restore the teacher's folder"
 TEACHER_NOTE = "bert2ctc_teacher.json"
 # What can decide a label. Whatever else lies in the folder (README, optimiser, our own note) may change.
 HASHED_FILES = (
@@ -39,6 +40,7 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
     CacheError where it names the files and the folder has others.
     """
     config = _read_json(folder / "config.json")
+    require_readable(folder)
     note = _read_json(folder / TEACHER_NOTE) if is_there(folder / TEACHER_NOTE) else {}
     if not any(folder.glob("*.safetensors")):
         raise CacheError(
@@ -70,7 +72,13 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
 def hashed_files(folder: Path) -> dict[str, str]:
     """Name -> hexadecimal sha256 of every file of a folder that can decide a label."""
     files = sorted({path for pattern in HASHED_FILES for path in folder.glob(pattern)})
-    return {path.name: file_sha256(path) for path in files}
+    with FILES.faults_told(folder, _RESTORE):
+        return {path.name: file_sha256(path) for path in files}
+
+
+def require_readable(folder: Path) -> None:
+    """CacheError where a teacher's folder holds a pipe or what cannot be read: transformers would wait for it."""
+    FILES.files_only(folder, _RESTORE)
 
 
 def _table(note: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
@@ -108,4 +116,4 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path}: no such file; train a teacher with `bert2ctc teacher train`, or name a folder "
             "under [teacher] model"
         )
-    return FILES.json(path, "restore the teacher's folder")
+    return FILES.json(path, _RESTORE)

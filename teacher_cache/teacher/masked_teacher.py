@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from teacher_cache.config import CacheConfig
 from teacher_cache.errors import CacheError
 from teacher_cache.store.rows import RowBlock
-from teacher_cache.teacher.identity import model_family
+from teacher_cache.teacher.identity import model_family, require_readable
 from teacher_cache.teacher.last_layer import LastLayer, part_last_layer, require_family
 from teacher_cache.teacher.masking import MaskedCopies, batches_of_equal_length, masked_copies
 from teacher_cache.teacher.tokenizer import SHOWN_CHARACTERS, EncodedPassages, PassageTokenizer
@@ -131,6 +131,7 @@ def require_scorable(folder: Path) -> None:
 
     Only config.json and the names of the weights are read.
     """
+    require_readable(folder)
     family = model_family(folder)
     require_family(family, str(folder))
     names: set[str] = set()
@@ -152,6 +153,7 @@ def _load_model(folder: Path) -> Any:
     from transformers import AutoModelForMaskedLM
     from transformers.utils import logging
 
+    require_readable(folder)
     logging.disable_progress_bar()
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(

@@ -12,7 +12,7 @@ import numpy as np
 
 from teacher_cache.errors import CacheError
 from teacher_cache.passages import Passage
-from teacher_cache.teacher.identity import model_sizes
+from teacher_cache.teacher.identity import model_sizes, require_readable
 from teacher_cache.teacher.masking import words_of_pieces
 from teacher_cache.teacher.speakable import speakable_pieces
 
@@ -266,6 +266,7 @@ class PassageTokenizer:
 def _load_backend(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    require_readable(folder)
     try:
         backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # damaged files make the library raise anything; it runs no code of theirs

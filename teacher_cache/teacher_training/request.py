@@ -86,7 +86,8 @@ def training_recipe(request: TeacherTrainingRequest, *, may_lack_files: bool = F
 
     def digest_of(path: Path) -> str | None:
         if path.is_file():
-            return file_sha256(path)
+            with FILES.faults_told(path, "name another under [teacher_training]"):
+                return file_sha256(path)
         if may_lack_files:
             return None
         raise CacheError(f"{path}: no such file; put it there, or name another under [teacher_training]")
