@@ -72,13 +72,17 @@ def identify_teacher(folder: Path) -> TeacherIdentity:
 def hashed_files(folder: Path) -> dict[str, str]:
     """Name -> hexadecimal sha256 of every file of a folder that can decide a label."""
     files = sorted({path for pattern in HASHED_FILES for path in folder.glob(pattern)})
-    with FILES.faults_told(folder, _RESTORE):
-        return {path.name: file_sha256(path) for path in files}
+    return {path.name: _sha256(path) for path in files}
 
 
 def require_readable(folder: Path) -> None:
-    """CacheError where a teacher's folder holds a pipe or what cannot be read: transformers would wait for it."""
+    """CacheError where a folder holds a pipe, or what cannot be read: transformers would wait for it."""
     FILES.files_only(folder, _RESTORE)
+
+
+def _sha256(path: Path) -> str:
+    with FILES.faults_told(path, _RESTORE):
+        return file_sha256(path)
 
 
 def _table(note: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
