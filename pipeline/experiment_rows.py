@@ -8,11 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.config import ExperimentConfig
+from pipeline.corpus.prepared import sound_preparation
 from pipeline.demo.homophones import answers_of, counts_of, homophone_figures
 from pipeline.intervals import bootstrap_ratios, interval
 from pipeline.ladder import Ladder, Training
 from pipeline.paired import Counts, differences_of
-from pipeline.paths import Roots, prepared_folder
+from pipeline.paths import Roots
 from pipeline.transcripts import Transcripts, read_transcripts
 from pipeline.word_errors import word_counts
 from student.data.manifest import read_manifest
@@ -91,7 +92,7 @@ def judged(
     if config.demo_corpus is not None:
         answers = answers_of(transcripts, split, roots.data / config.data.corpus)
         return dict(homophone_figures(answers)), counts_of(answers)
-    utterances = read_manifest(prepared_folder(config, roots) / f"{split}.jsonl")
+    utterances = read_manifest(sound_preparation(config, roots) / f"{split}.jsonl")
     counts = word_counts(transcripts, utterances, "evaluate the whole split with `bert2ctc evaluate RUN`")
     return {"intervals": {"wer": interval(bootstrap_ratios(*counts["wer",])[:, 0])}}, counts
 

@@ -20,6 +20,7 @@ from pipeline.comparison.run_facts import evaluations_of, read_run
 from pipeline.comparison.words import read_homophones
 from pipeline.config import SplitConfig, load_config
 from pipeline.corpus.prepare import _reuse
+from pipeline.corpus.prepared import require_unchanged
 from pipeline.corpus.read import CorpusLocation, read_split
 from pipeline.demo.corpus import _existing
 from pipeline.demo.sites import read_sites
@@ -97,6 +98,11 @@ READERS: dict[str, Reader] = {
     "results of a ladder": ("results.json", _known_seconds, PipelineError),
     "a run's record": ("run.json", lambda path: read_record(path.parent), PipelineError),
     "a preparation's record": ("prepare.json", lambda path: _reuse(path.parent, {}, ""), PipelineError),
+    "a preparation's digests": (
+        "prepare.json",
+        lambda path: require_unchanged(path.parent),
+        PipelineError,
+    ),
     "a corpus' summary": ("corpus.json", lambda path: _existing(path.parent, {}), PipelineError),
     "a corpus' sites": ("sites.jsonl", lambda path: read_sites(path.parent, "test"), PipelineError),
     "transcripts": ("dev.ref.trn", read_trn, PipelineError),
@@ -139,7 +145,7 @@ NEVER_PARSED = {
     "homophones",
     "a run's lock",
 }  # lines are items or words; a lock is held
-ANY_OBJECT = {"a run's record", "a teacher's note", "a teacher's config"}
+ANY_OBJECT = {"a run's record", "a preparation's digests", "a teacher's note", "a teacher's config"}
 FREE_TEXT = {"a vocabulary", "transcripts"}
 THINGS: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,

@@ -40,6 +40,13 @@ def _flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
+def texts_exchanged(manifest: Path) -> None:
+    """Each of the first two utterances is said to be the other."""
+    first, second, *others = [json.loads(line) for line in manifest.read_text().splitlines()]
+    first["text"], second["text"] = second["text"], first["text"]
+    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in (first, second, *others)))
+
+
 TEXT: dict[str, Damage] = {
     "no UTF-8": bytes_instead(b'{"step": 1, "\xff": 2}\n\n'),
     "too deep": bytes_instead(b"[" * 100_000 + b"\n\n"),

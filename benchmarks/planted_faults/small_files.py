@@ -8,7 +8,19 @@ from functools import partial
 from pathlib import Path
 
 from case import Case
-from damages import ARCHIVES, BINARY, CHECKPOINTS, NO_FILE, TEXT, TORN, Damage, bytes_instead, half, malicious
+from damages import (
+    ARCHIVES,
+    BINARY,
+    CHECKPOINTS,
+    NO_FILE,
+    TEXT,
+    TORN,
+    Damage,
+    bytes_instead,
+    half,
+    malicious,
+    texts_exchanged,
+)
 from state import cache_of
 
 Plant = Callable[[Path], object]
@@ -203,7 +215,16 @@ def _of_preparations() -> Iterator[Case]:
     text = {**TEXT, **NO_FILE}
     train = {f"train tones.toml {SHORT}": 1}
     yield from _each("runs/prepared/tones-*/train.jsonl", text, {**train, "cache build tones.toml": 1})
-    yield from _each("runs/prepared/tones-*/units.model", {**TORN, **NO_FILE}, train)
+    units = {**BINARY, **NO_FILE}
+    yield from _each(
+        "runs/prepared/tones-*/units.model", units, {**train, "lm ngram tones.toml --of units": 1}
+    )
+    exchanged: dict[str, Damage] = {"two texts exchanged": texts_exchanged}
+    used = {
+        command: 1
+        for command in (*train, "cache build tones.toml --set cache.top_k=8", "lm ngram tones.toml")
+    }
+    yield from _each("runs/prepared/tones-*/train.jsonl", exchanged, used)
     yield from _each("runs/prepared/tones-*/prepare.json", text, {"data prepare tones.toml": 1})
     yield from _each("runs/prepared/tones-*/dev.jsonl", text, {"evaluate tones": 1, **train})
 

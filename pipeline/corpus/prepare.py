@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
+from pipeline.corpus.prepared import FILES_SHA256, RECORD_NAME, digests_of, require_unchanged
 from pipeline.corpus.read import BadItem, CorpusLocation, RawUtterance, read_split
 from pipeline.corpus.validation import (
     RawSplits,
@@ -34,7 +35,6 @@ from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import publish_folder, write_json
 from teacher_cache.common.typed import convert, typed
 
-RECORD_NAME = "prepare.json"
 LEFT_OUT_NAME = "left_out.tsv"
 UNREADABLE = "unreadable_sha256"  # in RECORD_NAME; folders of before have none
 
@@ -84,7 +84,13 @@ def prepare(
         record = _write(building, config, good, units, bad)
         write_json(
             building / RECORD_NAME,
-            {"identity": identity, UNREADABLE: unreadable, **record, "provenance": provenance()},
+            {
+                "identity": identity,
+                UNREADABLE: unreadable,
+                FILES_SHA256: digests_of(building),
+                **record,
+                "provenance": provenance(),
+            },
         )
         _publish(building, output_dir)
     _report_path(output_dir).unlink(missing_ok=True)  # what an earlier attempt complained about
@@ -142,6 +148,7 @@ def _reuse(folder: Path, identity: Mapping[str, Any], unreadable: str) -> Prepar
             f"{folder}: was prepared from other inputs ({listed(found)}); nothing was changed; "
             "runs may still read it, so move it away rather than delete it, then prepare again"
         )
+    require_unchanged(folder)
     return result
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ExperimentConfig
+from pipeline.corpus.prepared import sound_preparation
 from pipeline.errors import PipelineError
 from pipeline.normaliser import UnspeakableText, normalise, normaliser_identity
-from pipeline.paths import Roots, own_teacher_folder, prepared_folder
+from pipeline.paths import Roots, own_teacher_folder
 from student.data.manifest import read_manifest
 from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import canonical_json, sha256_of
@@ -71,7 +72,7 @@ def training_request(config: ExperimentConfig, roots: Roots, device: str = "cpu"
     training = config.teacher_training
     assert training is not None, "a config without [teacher_training] has nothing to train"
     is_file = training.vocabulary not in ("words", "wordpiece")
-    prepared = prepared_folder(config, roots)
+    prepared = sound_preparation(config, roots)
     splits = [read_manifest(prepared / f"{name}.jsonl") for name in config.data.splits]
     return TeacherTrainingRequest(
         config=training,

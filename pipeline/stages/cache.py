@@ -9,9 +9,10 @@ from typing import Any
 
 from pipeline.config import ExperimentConfig, load_config
 from pipeline.console import Report, say, table
+from pipeline.corpus.prepared import sound_preparation
 from pipeline.errors import PipelineError
 from pipeline.normaliser import normaliser_identity
-from pipeline.paths import Roots, prepared_folder
+from pipeline.paths import Roots
 from pipeline.report.facts_table import facts_tables
 from pipeline.report.quality_plot import plot_mass
 from student.data.manifest import read_manifest
@@ -38,7 +39,7 @@ def build_teacher_cache(
     from teacher_cache.build.request import BuildRequest
     from teacher_cache.build.run import build_cache
 
-    prepared = prepared_folder(config, roots)
+    prepared = sound_preparation(config, roots)
     request = BuildRequest(
         entries={name: read_manifest(prepared / f"{name}.jsonl") for name in config.labelled_splits},
         teacher_folder=asked_teacher_folder(config, roots),
@@ -128,7 +129,7 @@ def _recomputed(
     from student.training.device import choose_device
     from teacher_cache.build.recompute import recompute_cache
 
-    prepared = prepared_folder(config, roots)
+    prepared = sound_preparation(config, roots)
     splits = [read_manifest(prepared / f"{name}.jsonl") for name in config.labelled_splits]
     passages = [passage for entries in splits for passage in passages_of(entries, config.cache)]
     device = choose_device(config.student.trainer.device).type

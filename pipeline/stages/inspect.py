@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pipeline.config import ExperimentConfig, load_config
 from pipeline.console import Report
+from pipeline.corpus.prepared import sound_preparation
 from pipeline.errors import PipelineError
-from pipeline.paths import Roots, prepared_folder
+from pipeline.paths import Roots
 from pipeline.report.inspect_page import inspection_page
 from pipeline.report.inspect_table import inspection_lines
 from student.data.manifest import read_manifest
@@ -56,7 +57,7 @@ def _passages_named(
 ) -> dict[str, Passage]:
     """Utterance id -> passage under the cache's own context policy; PipelineError for an unknown id."""
     policy = CacheConfig(context=recipe.context, context_words=recipe.context_words)
-    prepared = prepared_folder(config, roots)
+    prepared = sound_preparation(config, roots)
     known: dict[str, Passage] = {}
     for split in config.data.splits:
         entries = read_manifest(prepared / f"{split}.jsonl")

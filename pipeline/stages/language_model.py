@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
+from pipeline.corpus.prepared import sound_preparation
 from pipeline.errors import PipelineError
 from pipeline.language_model.folder import (
     ARPA_NAME,
@@ -22,7 +23,7 @@ from pipeline.language_model.folder import (
 from pipeline.language_model.kinds import NETWORK, UNITS, WORDS
 from pipeline.language_model.text import TextRequest, language_text, text_recipe, words_of
 from pipeline.normaliser import UnspeakableText, normalise, normaliser_identity
-from pipeline.paths import Roots, language_model_folder, language_model_text, prepared_folder
+from pipeline.paths import Roots, language_model_folder, language_model_text
 from student.data.manifest import read_manifest
 from student.data.units import Units
 
@@ -172,7 +173,7 @@ def list_language_models(roots: Roots) -> Report:
 
 def text_request(config: ExperimentConfig, roots: Roots) -> TextRequest:
     """What text a config's language models are made of; the splits that are measured leave theirs out."""
-    prepared = prepared_folder(config, roots)
+    prepared = sound_preparation(config, roots)
     texts = {
         name: [utterance.text for utterance in read_manifest(prepared / f"{name}.jsonl")]
         for name in config.data.splits
@@ -224,7 +225,7 @@ def _require_memory(needed: int, what: str, kind: str) -> None:
 
 
 def _units(config: ExperimentConfig, roots: Roots) -> Units:
-    return Units.from_file(prepared_folder(config, roots) / "units.model")
+    return Units.from_file(sound_preparation(config, roots) / "units.model")
 
 
 def _units_recipe(units: Units | None) -> dict[str, str]:
@@ -234,7 +235,7 @@ def _units_recipe(units: Units | None) -> dict[str, str]:
 def _dev(config: ExperimentConfig, roots: Roots) -> list[str]:
     if "dev" not in config.data.splits:
         return []
-    dev = read_manifest(prepared_folder(config, roots) / "dev.jsonl")
+    dev = read_manifest(sound_preparation(config, roots) / "dev.jsonl")
     return [utterance.text for utterance in dev if utterance.text]
 
 

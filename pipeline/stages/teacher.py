@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say, table
-from pipeline.paths import Roots, prepared_folder
+from pipeline.corpus.prepared import sound_preparation
+from pipeline.paths import Roots
 from pipeline.run_record import provenance, read_record, write_record
 from student.data.manifest import read_manifest
 
@@ -41,7 +42,7 @@ def _site_accuracy(config: ExperimentConfig, roots: Roots, teacher: Path) -> dic
     from pipeline.demo.sites import read_sites
     from pipeline.demo.teacher_check import masked_word_scorer, teacher_site_accuracy
 
-    test = read_manifest(prepared_folder(config, roots) / "test.jsonl")
+    test = read_manifest(sound_preparation(config, roots) / "test.jsonl")
     sites = read_sites(roots.data / config.data.corpus, "test")
     sentences = {utterance.id: utterance.text for utterance in test}
     accuracy = teacher_site_accuracy(sites, sentences, masked_word_scorer(teacher))

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import ExperimentConfig, as_tables
 from pipeline.console import Report, say
 from pipeline.corpus.audio_check import silent_mp3_decoder
+from pipeline.corpus.prepared import sound_preparation
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
 from pipeline.normaliser import normaliser_identity
-from pipeline.paths import Roots, prepared_folder
+from pipeline.paths import Roots
 from pipeline.run_record import claim_run, read_record, recorded_state, write_record
 from teacher_cache.common.files import file_sha256
 from teacher_cache.common.sizes import MEGABYTE
@@ -82,7 +83,7 @@ def training_job(config: ExperimentConfig, roots: Roots, run_dir: Path, cache_re
     """What the trainer is given; nothing is written. Raises PipelineError where there is no cache to use."""
     from student.data.training_data import TrainingJob
 
-    prepared = prepared_folder(config, roots)
+    prepared = sound_preparation(config, roots)
     return TrainingJob(
         config=config.student,
         train_manifest=prepared / "train.jsonl",
