@@ -146,6 +146,15 @@ def test_a_ladder_s_folder_means_its_runs_in_its_order(runs: Path) -> None:
     assert done.exit_code == 1 and "results.json" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_ladder_s_base_keeps_its_rates_and_curves_and_is_in_no_difference(runs: Path) -> None:
+    base = {"trainer": {"max_steps": 30, "initial_checkpoint": str(runs / "ladder" / "first")}}
+    evaluated_run(runs / "ladder" / "third", utterances_of(SAID), FIRST, base)
+    page = reported(runs, "ladder")
+    assert "ladder/third − ladder/second" in page and "− ladder/first" not in page
+    assert "ladder/first is in no difference" in page and page.count("<svg") == 7
+    assert "− ladder/first" in reported(runs, "ladder/first", "ladder/second", "ladder/third")
+
+
 def test_the_browser_shows_every_word_of_every_run(runs: Path) -> None:
     entries = browser_data(reported(runs, "ladder/first@greedy", "ladder/second@greedy"))["test"]
     by_id = {entry["id"]: entry for entry in entries}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,11 @@ class RunFacts:
         return seed
 
     @property
+    def initial_checkpoint(self) -> str:
+        """Of the training: what its weights began from, "" where they began at random."""
+        return str(self.config.get("trainer", {}).get("initial_checkpoint", ""))
+
+    @property
     def is_of_demo(self) -> bool:
         """Whether its corpus is the demo's, which knows its homophones."""
         return bool(self.config.get("demo_corpus"))
@@ -118,6 +123,16 @@ def read_run(path: Path, roots: Roots) -> RunFacts:
 def packed(facts: RunFacts) -> dict[str, Any]:
     """The facts as one JSON object, which `read_run` takes."""
     return {**asdict(facts), "prepared": ""}
+
+
+def bases_of(runs: Sequence[RunFacts]) -> set[str]:
+    """Names of the runs with whose weights others of them begin.
+
+    Told by the last two parts of a folder, those of ladder and run: the runs root may be another machine's.
+    """
+    initial = [Path(run.initial_checkpoint) for run in runs]
+    begun = {folder.parts[-2:] for path in initial for folder in (path, *path.parents)}
+    return {run.name for run in runs if Path(run.name).parts[-2:] in begun}
 
 
 def evaluations_of(run: Path) -> dict[str, dict[str, Evaluation]]:

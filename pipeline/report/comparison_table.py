@@ -43,6 +43,10 @@ def comparison_notes(result: Mapping[str, Any]) -> list[str]:
         notes.append("rates are means over seeds; intervals hold the noise of training too, p does not")
     else:
         notes.append("one seed each: intervals and p are of these trained students, not of the methods")
+    notes += [
+        f"{base} is in no difference: others begin with its weights; name it, and them, to compare them"
+        for base in result["bases"]
+    ]
     if any(one["p"] is None for one in result["differences"]):
         notes.append("no p with fewer than 50 segments that hold an error")
     if not result["knows_training_counts"]:

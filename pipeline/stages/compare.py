@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.differences import compare, rates_of
-from pipeline.comparison.run_facts import RunFacts, packed, read_run, split_reference
+from pipeline.comparison.run_facts import RunFacts, bases_of, packed, read_run, split_reference
 from pipeline.comparison.systems import SharedSplit, System, systems_of
 from pipeline.comparison.words import (
     Homophones,
@@ -42,32 +42,39 @@ class CompareRequest:
 
 def compare_runs(request: CompareRequest, roots: Roots) -> Report:
     """Word error rates, their differences with intervals and p-values, and the words behind them."""
-    chosen = runs_of(request.references, roots)
+    chosen, bases = runs_of(request.references, roots)
     test_set, systems = systems_of(chosen, request.split)
-    if len(systems) < 2:
+    result = comparison(test_set, systems, request, [facts for facts, _ in chosen], bases)
+    if not result["differences"]:
+        others = " but for what it begins with" if result["bases"] else ""
         raise PipelineError(
-            "one configuration alone: the runs differ in their seeds at most; name a run of another one too"
+            f"one configuration alone{others}: the runs differ in their seeds at most; name a run of another "
+            "one too"
         )
-    result = comparison(test_set, systems, request, [facts for facts, _ in chosen])
     return Report(result, comparison_lines(result))
 
 
-def runs_of(references: Sequence[str], roots: Roots) -> list[tuple[RunFacts, str]]:
-    """The runs by name, folder or JSON, each with its decoder; of a ladder's folder all that it holds."""
-    split = []
+def runs_of(references: Sequence[str], roots: Roots) -> tuple[list[tuple[RunFacts, str]], set[str]]:
+    """The runs by name, folder or JSON, each with its decoder; of a ladder's folder all that it holds.
+
+    Beside them the names of bases: of a ladder's folder, and another of the runs begins with them.
+    """
+    split, of_ladders = [], set[Path]()
     for reference in references:
         path, decoder = split_reference(reference, roots)
-        split += [(one, decoder) for one in _members(path)]
+        members = _members(path)
+        split += [(one, decoder) for one in members]
+        of_ladders |= set(members) - {path}
     read = {path: read_run(path, roots) for path in dict.fromkeys(path for path, _ in split)}
     chosen = [(read[path], decoder) for path, decoder in split]
     if len(set(split)) < len(split):
         twice = next(path for path, decoder in split if split.count((path, decoder)) > 1)
         raise PipelineError(f"{twice} is named twice; name each run once")
-    return chosen
+    return chosen, {read[path].name for path in of_ladders} & bases_of(list(read.values()))
 
 
 def _members(path: Path) -> list[Path]:
-    """The path itself, or the runs of a ladder in its order, the baseline first."""
+    """The path itself, or the runs of a ladder in its order."""
     if path.is_file() or is_there(path / RECORD_NAME):
         return [path]
     inside = sorted(record.parent for record in path.glob(f"*/{RECORD_NAME}"))
@@ -82,10 +89,16 @@ def _members(path: Path) -> list[Path]:
 
 
 def comparison(
-    test_set: SharedSplit, systems: Sequence[System], request: CompareRequest, runs: Sequence[RunFacts]
+    test_set: SharedSplit,
+    systems: Sequence[System],
+    request: CompareRequest,
+    runs: Sequence[RunFacts],
+    bases: Collection[str],
 ) -> dict[str, Any]:
-    """All that a comparison found, JSON-ready."""
-    differences = compare(systems, test_set, request.every_pair) if len(systems) > 1 else []
+    """All that a comparison found, JSON-ready. bases : names of runs that are in no difference"""
+    begun = [one.name for one in systems if any(run.name in bases for run in one.runs)]
+    compared = [one for one in systems if one.name not in begun]
+    differences = compare(compared, test_set, request.every_pair) if len(compared) > 1 else []
     homophones = _homophones(request.homophones, runs)
     counts: Mapping[str, int] = next((one.training_counts for one in runs if one.training_counts), {})
     by_name = {system.name: system for system in systems}
@@ -109,6 +122,7 @@ def comparison(
         "words": int(test_set.words.sum()),
         "rates": [asdict(rate) for rate in rates_of(systems, test_set)],
         "runs": {system.name: [facts.name for facts in system.runs] for system in systems},
+        "bases": begun,
         "differences": [asdict(difference) for difference in differences],
         "disagreements": words,
         "knows_training_counts": bool(counts),

@@ -40,10 +40,11 @@ def write_report(
     """
     if out.exists() and not force:
         raise PipelineError(f"{out} exists; name another file with --out, or replace it with --force")
-    chosen = _with_decoders(runs_of(references, roots), references)
+    named, bases = runs_of(references, roots)
+    chosen = _with_decoders(named, references)
     runs = list({facts.name: facts for facts, _ in chosen}.values())
     caches = _caches(runs, roots)
-    splits, faults = _splits(chosen, homophones, roots)
+    splits, faults = _splits(chosen, bases, homophones, roots)
     content = ReportContent(runs=runs, splits=splits, caches=caches, faults=faults)
     page = report_page(content)
     write_whole(out, page)
@@ -71,7 +72,7 @@ def _with_decoders(
 
 
 def _splits(
-    chosen: Sequence[tuple[RunFacts, str]], homophones: Path | None, roots: Roots
+    chosen: Sequence[tuple[RunFacts, str]], bases: set[str], homophones: Path | None, roots: Roots
 ) -> tuple[list[SplitContent], list[str]]:
     """Every split with the runs that were evaluated on it; a split that cannot be compared is a fault."""
     names = dict.fromkeys(
@@ -86,7 +87,7 @@ def _splits(
             faults.append(f"{name}: {fault}")
             continue
         request = CompareRequest((), name, homophones=homophones, top=_TOP)
-        result = comparison(shared, systems, request, [facts for facts, _ in own])
+        result = comparison(shared, systems, request, [facts for facts, _ in own], bases)
         inspected, note = _inspected(shared, systems, roots)
         notes = [*comparison_notes(result), note]
         found.append(SplitContent(result, notes, browser_entries(shared, systems, inspected)))
