@@ -14,8 +14,8 @@ from evaluated_runs import evaluated_run, utterances_of
 
 from pipeline.cli import main
 from pipeline.report.page.alignment_browser import choices_by_word, short_names
-from pipeline.report.page.figures import MOST_POINTS, curves, thinned
-from pipeline.report.page.page import as_script_data
+from pipeline.report.page.figures import MOST_POINTS, curves, folded, thinned
+from pipeline.report.page.page import TEMPLATES, as_script_data, breakable
 from teacher_cache.passages import Passage
 from teacher_cache.store.inspection import Candidate, InspectedPassage, InspectedToken
 
@@ -51,6 +51,11 @@ def reported(runs: Path, *references: str) -> str:
     done = CliRunner().invoke(main, ["report", *references, "--out", str(out), "--force", *where])
     assert done.exit_code == 0, done.output
     return out.read_text(encoding="utf-8")
+
+
+def text_of(page: str) -> str:
+    """The page with its names as they are, without the places where they may break."""
+    return re.sub(r'<span class="name">|</span>|<wbr>', "", page)
 
 
 @pytest.fixture
@@ -129,7 +134,7 @@ def test_all_that_is_known_is_on_the_page(runs: Path) -> None:
         "0.1875",  # the real-time factor
         "3 speakers",
     ):
-        assert shown in page
+        assert shown in text_of(page)
     assert page.count("<svg") == 5  # loss and taps of two runs, cost
     assert "ctc_tap1" in page and "final layer" in page
 
@@ -137,8 +142,7 @@ def test_all_that_is_known_is_on_the_page(runs: Path) -> None:
 def test_a_ladder_s_folder_means_its_runs_in_its_order(runs: Path) -> None:
     rows = [{"run": "second"}, {"run": "first"}]
     (runs / "ladder" / "results.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
-    page = reported(runs, "ladder")
-    assert "ladder/first − ladder/second" in page
+    assert "ladder/first − ladder/second" in text_of(reported(runs, "ladder"))
     (runs / "ladder" / "results.json").write_text('{"rows": 3}', encoding="utf-8")
     done = CliRunner().invoke(
         main, ["report", "ladder", "--out", str(runs / "b.html"), "--runs-root", str(runs)]
@@ -149,10 +153,10 @@ def test_a_ladder_s_folder_means_its_runs_in_its_order(runs: Path) -> None:
 def test_a_ladder_s_base_keeps_its_rates_and_curves_and_is_in_no_difference(runs: Path) -> None:
     base = {"trainer": {"max_steps": 30, "initial_checkpoint": str(runs / "ladder" / "first")}}
     evaluated_run(runs / "ladder" / "third", utterances_of(SAID), FIRST, base)
-    page = reported(runs, "ladder")
+    page = text_of(reported(runs, "ladder"))
     assert "ladder/third − ladder/second" in page and "− ladder/first" not in page
     assert "ladder/first is in no difference" in page and page.count("<svg") == 7
-    assert "− ladder/first" in reported(runs, "ladder/first", "ladder/second", "ladder/third")
+    assert "− ladder/first" in text_of(reported(runs, "ladder/first", "ladder/second", "ladder/third"))
 
 
 def test_the_browser_shows_every_word_of_every_run(runs: Path) -> None:
@@ -194,6 +198,38 @@ def test_a_curve_is_told_apart_without_colour_and_stays_small() -> None:
     assert len(drawn) >= 12 and len(set(drawn)) == 12
     assert len(thinned(many)) <= MOST_POINTS and thinned(many)[-1] == many[-1]
     assert thinned(many[:5]) == many[:5]
+
+
+def test_a_long_name_breaks_between_its_parts_alone() -> None:
+    name = "mini/inter_aed+kd.v2 <b>-seed-1"
+    assert re.split("<wbr>|<[^&]*?>", str(breakable(name)))[1:-1] == [
+        "mini/", "inter_", "aed+", "kd.", "v2 ", "&lt;b&gt;-seed-1",
+    ]  # fmt: skip
+    assert "\u202e" not in breakable("a\u202eb")
+    assert folded(name, 14) == "mini/inter_\naed+kd.v2 \n<b>-seed-1" and folded("ctc_tap1") == "ctc_tap1"
+
+
+def test_every_name_on_the_page_says_where_it_breaks(runs: Path) -> None:
+    """Those of runs and of settings; text of scripts, figures and the title aside."""
+    page = reported(runs, "ladder/first", "ladder/second")
+    shown = re.sub(r"<(script|svg|title|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+    assert "ladder/<wbr>first" in shown and "trainer.<wbr>max_<wbr>steps" in shown
+    assert not re.search(r"ladder/\w|\w\.max_", shown)
+    assert (
+        "overflow-wrap: anywhere" not in (TEMPLATES / "style.css").read_text("utf-8").partition("table {")[2]
+    )
+
+
+def test_a_legend_s_columns_are_as_many_as_its_labels_let_be_and_the_figure_grows_with_it() -> None:
+    def rows_and_height(*labels: str) -> tuple[int, float]:
+        svg = curves({label: [(0.0, 1.0), (1.0, 2.0)] for label in labels}, "x", "y", "name")
+        legend = re.findall(rf'y="([\d.]+)"[^>]*>(?:{"|".join(labels)})</text>', svg)
+        return len(set(legend)), float(re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[0])
+
+    rows, height = rows_and_height("one", "two", "six")
+    assert (rows, height) == (1, 259.2)
+    rows, higher = rows_and_height(*(f"ladder/{name}_of_quite_some_length" for name in "abc"))
+    assert rows == 3 and higher == pytest.approx(height + 2 * 14.4)
 
 
 def test_names_lose_what_all_share() -> None:

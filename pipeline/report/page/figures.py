@@ -10,12 +10,15 @@ Points = Sequence[tuple[float, float]]
 Curves = Mapping[str, Points]
 """Label -> (x, y), ascending."""
 
+NAME_BREAK = r"(?<=[/_+. ])"  # behind these a long name may go on in another line
 MOST_POINTS = 150  # of a curve; more are averaged in runs of equal length
 _INK = "#010203"  # stands for the page's own colour of text
 # In the middle between black and white, so that they are seen on both; told apart by dash and marker as well.
 _COLOURS = ("#3b82c4", "#c2611f", "#3d9148", "#a855a8", "#8a7a1f", "#c0506b", "#2b9a9a", "#7a6ccf")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 3)), (0, (1, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
+_LEGEND_LETTERS, _LINE_LETTERS = 60, 6  # in a figure's width; of the piece of curve before a label
+_LEGEND_INCHES = 0.2  # a line
 _MARKED = 8  # points of a curve that carry its marker
 
 
@@ -29,9 +32,10 @@ def curves(
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot: it would look for a screen
 
-    drawn = {label: thinned(points) for label, points in drawn.items() if points}
+    drawn = {folded(label): thinned(points) for label, points in drawn.items() if points}
     if not drawn:
         return ""
+    columns, legend_inches = _legend([line for label in drawn for line in label.splitlines()])
     settings = {
         "svg.fonttype": "none",
         "font.size": 11,
@@ -40,7 +44,7 @@ def curves(
         **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(5.0, 3.6), layout="constrained")
+        figure = Figure(figsize=(5.0, 3.4 + legend_inches), layout="constrained")
         axes = figure.add_subplot()
         for number, (label, points) in enumerate(drawn.items()):
             again = number // len(_COLOURS)  # from the ninth on a colour comes with another dash and marker
@@ -67,10 +71,16 @@ def curves(
         axes.grid(alpha=0.25)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=3, fontsize=10, frameon=False)
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=10, frameon=False)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return embedded(stream.getvalue(), name)
+
+
+def _legend(lines: Sequence[str]) -> tuple[int, float]:
+    """Its columns, one to three, and how high it is."""
+    columns = max(1, min(3, _LEGEND_LETTERS // (max(map(len, lines)) + _LINE_LETTERS)))
+    return columns, _LEGEND_INCHES * -(-len(lines) // columns)
 
 
 def embedded(svg: str, name: str) -> str:
@@ -86,6 +96,16 @@ def embedded(svg: str, name: str) -> str:
     element = re.sub(r"<!--.*?-->", "", element, flags=re.DOTALL)
     head, sign, rest = element.partition(">")
     return re.sub(r' (?:width|height)="[^"]*"', "", head) + sign + rest
+
+
+def folded(label: str, most: int = _LEGEND_LETTERS - _LINE_LETTERS) -> str:
+    """A legend's label in lines of at most so many letters, broken where names of the page break."""
+    lines = [""]
+    for part in re.split(NAME_BREAK, label):
+        if lines[-1] and len(lines[-1] + part) > most:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:

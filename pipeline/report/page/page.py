@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from markupsafe import Markup
 from pipeline.comparison.run_facts import RunFacts
 from pipeline.report.comparison_table import chance, heard_instead, span, word_remark
 from pipeline.report.facts_table import shown
+from pipeline.report.page.figures import NAME_BREAK
 from pipeline.report.page.run_figures import cost_figure, loss_figure, tap_figure, teacher_figure
 from pipeline.run_record import with_defaults
 from teacher_cache.common.differences import differences
@@ -64,6 +66,7 @@ def report_page(content: ReportContent) -> str:
         "heard": heard_instead,
         "remark": word_remark,
         "plain": shown,
+        "name": breakable,
     }
     script, style = (
         Markup(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
@@ -137,6 +140,12 @@ def as_script_data(value: Any) -> Markup:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+def breakable(name: str) -> Markup:
+    """A name that breaks behind slashes, underscores, plus signs, dots and spaces, escaped."""
+    parts = re.split(NAME_BREAK, _visible(name))
+    return Markup('<span class="name">{}</span>').format(Markup("<wbr>").join(parts))
 
 
 def _figures(content: ReportContent, costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,9 +16,11 @@
     return made;
   }
 
+  // A name breaks where page.py lets it.
   function row(className, name, title) {
     const made = element("tr", className);
-    const head = element("th", "", name);
+    const head = element("th", "name");
+    for (const part of name.match(/[^/_+. ]*[/_+. ]|[^/_+. ]+/g)) head.append(part, element("wbr"));
     head.scope = "row";
     head.title = title || name;
     made.append(head);
