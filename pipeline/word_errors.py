@@ -14,7 +14,7 @@ from student.data.manifest import Utterance
 
 
 def word_counts(transcripts: Transcripts, utterances: Sequence[Utterance], advice: str) -> Counts:
-    """("wer",) alone; blocks are speakers, else chapters, utterances where the manifest knows neither.
+    """("wer",) alone; blocks are `blocks_of`'s.
 
     Raises PipelineError, with the advice, where the transcripts are of other utterances.
     """
@@ -24,5 +24,9 @@ def word_counts(transcripts: Transcripts, utterances: Sequence[Utterance], advic
     counted = [jiwer.process_words(one.text, transcripts.hypotheses[one.id]) for one in utterances]
     errors = [each.substitutions + each.deletions + each.insertions for each in counted]
     words = [len(utterance.text.split()) for utterance in utterances]
-    blocks = [utterance.speaker or utterance.chapter or utterance.id for utterance in utterances]
-    return {("wer",): Counted(np.array(errors), np.array(words), blocks)}
+    return {("wer",): Counted(np.array(errors), np.array(words), blocks_of(utterances))}
+
+
+def blocks_of(utterances: Sequence[Utterance]) -> list[str]:
+    """What each belongs to: its speaker, else its chapter, itself where the manifest knows neither."""
+    return [utterance.speaker or utterance.chapter or utterance.id for utterance in utterances]

@@ -33,16 +33,25 @@ def frame_words(log_probs: Tensor, unit_ids: Sequence[int], units: Units) -> lis
     log_probs : float32 (T, V) on the CPU     unit_ids : what was decoded from them, never the blank
     confidence : the least of the frames that say one of its units
     """
+    sure, found = frame_confidence(log_probs), []
+    for text, own in word_spans(log_probs, unit_ids, units):
+        least = min(float(sure[start:stop].min()) for start, stop in own)
+        found.append(FrameWord(text, own[0][0], own[-1][1], least))
+    return found
+
+
+def word_spans(
+    log_probs: Tensor, unit_ids: Sequence[int], units: Units
+) -> list[tuple[str, list[tuple[int, int]]]]:
+    """The words of the units, each with the frames [first, end) of its units."""
     if not unit_ids:
         return []
-    spans, sure = unit_spans(log_probs, unit_ids), frame_confidence(log_probs)
-    found = []
-    for first, end in word_ranges(unit_ids, units):
-        if text := units.decode(unit_ids[first:end]).strip():
-            own = spans[first:end]
-            least = min(float(sure[start:stop].min()) for start, stop in own)
-            found.append(FrameWord(text, own[0][0], own[-1][1], least))
-    return found
+    spans = unit_spans(log_probs, unit_ids)
+    texts = [
+        (units.decode(unit_ids[first:end]).strip(), spans[first:end])
+        for first, end in word_ranges(unit_ids, units)
+    ]
+    return [(text, own) for text, own in texts if text]
 
 
 def unit_spans(log_probs: Tensor, unit_ids: Sequence[int]) -> list[tuple[int, int]]:
