@@ -113,6 +113,21 @@ def _alone(runs: list[tuple[RunFacts, str]]) -> list[System]:
     return [systems_of([run])[1][0] for run in runs]
 
 
+@pytest.mark.parametrize("file", ["", "/final.pt", "/checkpoints/step_0000000007.pt"])
+def test_seeds_that_begin_with_bases_of_their_own_are_one_configuration(roots: Roots, file: str) -> None:
+    """On another machine too; a run that began with another base is another configuration."""
+    begins = {1: "/here/runs/demo/base-seed-1", 2: "/there/demo/base-seed-2"}
+    runs = [
+        facts(roots, f"kd-seed-{seed}", spoiled(0.3, seed), seed=seed, initial_checkpoint=path + file)
+        for seed, path in begins.items()
+    ]
+    runs.append(
+        facts(roots, "kd-seed-3", spoiled(0.1, 3), seed=3, initial_checkpoint="/here/runs/demo/other")
+    )
+    _, systems = systems_of(runs)
+    assert [(system.name, len(system.runs)) for system in systems] == [("kd", 2), ("kd-seed-3", 1)]
+
+
 def test_seeds_that_differ_widen_the_interval(roots: Roots) -> None:
     good, bad = facts(roots, "a-seed-1", spoiled(0.02, 1)), facts(roots, "a-seed-2", spoiled(0.6, 2), seed=2)
     middle = facts(roots, "b", spoiled(0.3, 3), max_steps=30)

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,16 @@ def setting_differences(one: RunFacts, other: RunFacts) -> dict[str, tuple[Any, 
 def _settings(facts: RunFacts) -> dict[str, Any]:
     tables: dict[str, Any] = with_defaults(facts.config)
     trainer = {key: value for key, value in tables.get("trainer", {}).items() if key not in _OF_A_TRAINING}
+    trainer["initial_checkpoint"] = _begins_with(facts)
     return {**tables, "trainer": trainer, "cache fingerprint": facts.cache}
+
+
+def _begins_with(facts: RunFacts) -> str:
+    """What a run's weights began from, as ladder and run without the seed: each seed has a base of its own."""
+    path = Path(facts.initial_checkpoint)
+    folder = path.parent if path.suffix == ".pt" else path
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    return _SEED_IN_NAME.sub("", "/".join(folder.parts[-2:]))
 
 
 def _name(facts: Sequence[RunFacts], decoder: str) -> str:
