@@ -20,7 +20,14 @@ from pipeline.corpus.prepared import FILES_SHA256, RECORD_NAME, sound_preparatio
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots
 
-COMMANDS = ("train", "train --dry-run", "cache build", "data prepare --leave-out-bad", "lm ngram --of units")
+COMMANDS = (
+    "train",
+    "train --dry-run",
+    "cache build",
+    "data prepare --leave-out-bad",
+    "lm ngram --of units",
+    "lm ngram",  # which reads no units
+)
 
 
 def texts_exchanged(prepared: Path) -> None:

@@ -125,7 +125,7 @@ def _settings(facts: RunFacts) -> dict[str, Any]:
 
 
 def _begins_with(facts: RunFacts) -> str:
-    """What a run's weights began from, as ladder and run without the seed: each seed has a base of its own."""
+    """What a run began from, as ladder and run without the seed: each seed has a base of its own."""
     path = Path(facts.initial_checkpoint)
     folder = path.parent if path.suffix == ".pt" else path
     folder = folder.parent if folder.name == "checkpoints" else folder
