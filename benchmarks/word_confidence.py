@@ -25,11 +25,11 @@ from rich.table import Table
 from torch import Tensor
 
 from pipeline.console import say
+from pipeline.error_rates.intervals import bootstrap_ratios, interval
+from pipeline.error_rates.word_errors import blocks_of
 from pipeline.errors import PipelineError
-from pipeline.intervals import bootstrap_ratios, interval
 from pipeline.paths import Roots, roots_from
 from pipeline.run_record import run_of
-from pipeline.word_errors import blocks_of
 from student.data.manifest import read_manifest
 from student.data.units import Units
 from student.decoding.greedy import greedy_ctc_decode

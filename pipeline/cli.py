@@ -8,10 +8,18 @@ from typing import Any
 
 import click
 
-from pipeline.cli_cache import cache
-from pipeline.cli_decoding import decoder_options, tune
-from pipeline.cli_lm import lm
-from pipeline.cli_runs import average_of_option, average_option, compare, export, report, run_folder, runs
+from pipeline.commands.cache import cache
+from pipeline.commands.decoding import decoder_options, tune
+from pipeline.commands.lm import lm
+from pipeline.commands.runs import (
+    average_of_option,
+    average_option,
+    compare,
+    export,
+    report,
+    run_folder,
+    runs,
+)
 from pipeline.console import DomainErrorGroup, config_argument, emit, json_option, set_option, with_roots
 from pipeline.errors import PipelineError
 from pipeline.paths import Roots
@@ -204,7 +212,7 @@ def experiment(
     ladder: str, overrides: tuple[str, ...], jobs: int, elsewhere: Path | None, roots: Roots, as_json: bool
 ) -> None:
     """Several students, one table: run what LADDER lists, reusing all that is there."""
-    from pipeline.experiment import run_experiment
+    from pipeline.experiments.run import run_experiment
 
     emit(run_experiment(ladder, roots, overrides, jobs, elsewhere), as_json)
 

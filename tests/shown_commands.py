@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.config import CONFIG_FOLDER, load_config
 from pipeline.corpus.openslr import SUBSETS
 from pipeline.errors import PipelineError
-from pipeline.ladder import load_ladder, trainings_of
+from pipeline.experiments.ladder import load_ladder, trainings_of
 from pipeline.paths import Roots
 from teacher_cache.build.cluster import CLUSTER_SETTINGS, WORKER_ENVIRONMENT
 

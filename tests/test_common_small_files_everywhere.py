@@ -24,13 +24,13 @@ from pipeline.corpus.prepared import require_unchanged
 from pipeline.corpus.read import CorpusLocation, read_split
 from pipeline.demo.corpus import _existing
 from pipeline.demo.sites import read_sites
+from pipeline.error_rates.transcripts import read_trn
 from pipeline.errors import PipelineError
-from pipeline.experiment import _known_seconds
-from pipeline.ladder import load_ladder
+from pipeline.experiments.ladder import load_ladder
+from pipeline.experiments.run import _known_seconds
 from pipeline.language_model.arpa import read_arpa
 from pipeline.paths import roots_from
 from pipeline.run_record import read_record
-from pipeline.transcripts import read_trn
 from student.data.manifest import read_manifest
 from student.data.units import Units
 from student.errors import StudentError

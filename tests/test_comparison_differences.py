@@ -16,8 +16,8 @@ from fakes import sentences
 from pipeline.comparison.differences import compare, rates_of
 from pipeline.comparison.run_facts import RunFacts, read_run
 from pipeline.comparison.systems import SharedSplit, System, systems_of
+from pipeline.error_rates.intervals import bootstrap_ratios
 from pipeline.errors import PipelineError
-from pipeline.intervals import bootstrap_ratios
 from pipeline.paths import Roots, roots_from
 from student.decoding.names import GREEDY
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.comparison.matched_pairs import holm, matched_pairs, segment_errors
-from pipeline.transcripts import read_trn
+from pipeline.error_rates.transcripts import read_trn
 from student.metrics import WordPair, align_words
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ from pipeline.demo.grammar import KINDS, REACHES
 from pipeline.demo.homophones import answers_at, answers_of, counts_of, homophone_figures, homophone_report
 from pipeline.demo.sites import Site, read_sites, write_sites
 from pipeline.demo.teacher_check import masked_word_scorer, teacher_site_accuracy
+from pipeline.error_rates.paired import differences_of
+from pipeline.error_rates.transcripts import read_transcripts
 from pipeline.errors import PipelineError
-from pipeline.paired import differences_of
-from pipeline.transcripts import read_transcripts
 
 REFERENCE = "anna wrote night again near the moon"
 

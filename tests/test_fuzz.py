@@ -34,7 +34,7 @@ from test_training_checkpoint import checkpoint_of
 from pipeline.config import CONFIG_FOLDER, SplitConfig, load_config
 from pipeline.corpus.read import CorpusLocation, read_split
 from pipeline.errors import PipelineError
-from pipeline.ladder import load_ladder, trainings_of
+from pipeline.experiments.ladder import load_ladder, trainings_of
 from pipeline.run_record import read_record
 from student.config import StudentConfig
 from student.data.manifest import Utterance, read_manifest, write_manifest

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import TABLES, load_config
 from pipeline.errors import PipelineError
-from pipeline.ladder import load_ladder, trainings_of
+from pipeline.experiments.ladder import load_ladder, trainings_of
 from pipeline.report.settings_page import SHOWN
 from teacher_cache.common.typed import Fault, typed
 from teacher_cache.settings import setting_of

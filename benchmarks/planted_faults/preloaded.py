@@ -16,7 +16,7 @@ PRELOADED = (
     "pipeline.cli", "pipeline.stages.train", "pipeline.stages.cache", "pipeline.stages.data",
     "pipeline.stages.evaluate", "pipeline.stages.runs", "pipeline.stages.share", "pipeline.stages.inspect",
     "pipeline.stages.compare", "pipeline.stages.report", "pipeline.stages.transcribe",
-    "pipeline.corpus.prepare", "pipeline.experiment", "student.training.trainer",
+    "pipeline.corpus.prepare", "pipeline.experiments.run", "student.training.trainer",
     "student.inference.evaluation", "student.inference.export", "teacher_cache.store.verify",
     "teacher_cache.sharing.archive", "teacher_cache.sharing.object_store", "sentencepiece", "torchaudio",
 )  # fmt: skip

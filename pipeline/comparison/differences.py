@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.comparison.matched_pairs import holm, matched_pairs
 from pipeline.comparison.systems import SharedSplit, System
+from pipeline.error_rates.intervals import bootstrap_ratios, interval, mean_over_seeds
 from pipeline.errors import PipelineError
-from pipeline.intervals import bootstrap_ratios, interval, mean_over_seeds
 
 Interval = tuple[float, float]
 FEW_SPEAKERS = 20

@@ -13,10 +13,10 @@ import numpy as np
 
 from pipeline.demo.grammar import KINDS, REACHES
 from pipeline.demo.sites import Site, read_sites
+from pipeline.error_rates.intervals import bootstrap_ratios, interval
+from pipeline.error_rates.paired import Counted, Counts, Figure, put
+from pipeline.error_rates.transcripts import Transcripts
 from pipeline.errors import PipelineError
-from pipeline.intervals import bootstrap_ratios, interval
-from pipeline.paired import Counted, Counts, Figure, put
-from pipeline.transcripts import Transcripts
 
 ALL = "all"  # near and far together
 

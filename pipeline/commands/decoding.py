@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli_runs import average_of_option, average_option, run_folder
+from pipeline.commands.runs import average_of_option, average_option, run_folder
 from pipeline.console import emit, json_option, with_roots
 from pipeline.paths import Roots
 from student.decoding.names import DECODERS, FUSED, GREEDY

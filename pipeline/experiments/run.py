@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.comparison.run_facts import RunFacts
 from pipeline.console import Report
 from pipeline.errors import PipelineError
-from pipeline.experiment_chains import (
+from pipeline.experiments.chains import (
     LABELS,
     decoding_chain,
     decoding_name,
@@ -26,12 +26,12 @@ from pipeline.experiment_chains import (
     trains_beside_students,
     waits_for,
 )
-from pipeline.experiment_elsewhere import packed_runs, rows_elsewhere
-from pipeline.experiment_rows import Row, differences_between, rows_of
+from pipeline.experiments.elsewhere import packed_runs, rows_elsewhere
+from pipeline.experiments.ladder import Corpus, Ladder, Training, load_ladder, trainings_of
+from pipeline.experiments.rows import Row, differences_between, rows_of
 from pipeline.files import FILES
 from pipeline.jobs.places import Place, places_for, thread_environment
 from pipeline.jobs.pool import Chain, known, run_side_by_side
-from pipeline.ladder import Corpus, Ladder, Training, load_ladder, trainings_of
 from pipeline.paths import Roots
 from pipeline.processes import is_reused, run_command
 from pipeline.report.experiment_table import experiment_tables

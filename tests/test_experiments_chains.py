@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiment_chains import (
+from pipeline.experiments.chains import (
     decoding_chain,
     decoding_waits_for,
     labels_chain,
@@ -19,8 +19,8 @@ from pipeline.experiment_chains import (
     trains_beside_students,
     waits_for,
 )
+from pipeline.experiments.ladder import Ladder, Training, load_ladder, trainings_of
 from pipeline.jobs.pool import Later, known
-from pipeline.ladder import Ladder, Training, load_ladder, trainings_of
 from pipeline.paths import Roots
 
 

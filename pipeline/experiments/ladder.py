@@ -10,8 +10,15 @@ from typing import Any
 
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
 from pipeline.errors import PipelineError
+from pipeline.experiments.ladder_decoders import (
+    DEV,
+    TuningSettings,
+    decoders_of,
+    fused_students,
+    tuning_of,
+    value_list,
+)
 from pipeline.files import FILES
-from pipeline.ladder_decoders import DEV, TuningSettings, decoders_of, fused_students, tuning_of, value_list
 from pipeline.toml_value import toml_value
 from student.config import weight_shapes
 from teacher_cache.common.differences import differences, listed, phrases

@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The ladder `many`, one student at a time."""
     place = Place(tmp_path_factory.mktemp("experiment"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.experiment.run_command", run_here)
+        patch.setattr("pipeline.experiments.run.run_command", run_here)
         done = place.run("many")
         assert done.exit_code == 0, done.output
         yield place

@@ -9,12 +9,12 @@ from typing import Any
 
 from pipeline.comparison.run_facts import Evaluation, RunFacts, read_run
 from pipeline.comparison.systems import setting_differences
+from pipeline.error_rates.transcripts import Transcripts, read_transcripts
 from pipeline.errors import PipelineError
-from pipeline.experiment_rows import Row, judged, row_label
-from pipeline.ladder import Ladder, Training
+from pipeline.experiments.ladder import Ladder, Training
+from pipeline.experiments.rows import Row, judged, row_label
 from pipeline.paths import Roots
 from pipeline.run_record import run_of
-from pipeline.transcripts import Transcripts, read_transcripts
 from student.inference.evaluation_files import evaluation_folder
 from student.metrics import count_errors
 from teacher_cache.settings import shown_value

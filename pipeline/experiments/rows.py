@@ -10,12 +10,12 @@ from typing import Any
 from pipeline.config import ExperimentConfig
 from pipeline.corpus.prepared import sound_preparation
 from pipeline.demo.homophones import answers_of, counts_of, homophone_figures
-from pipeline.intervals import bootstrap_ratios, interval
-from pipeline.ladder import Ladder, Training
-from pipeline.paired import Counts, differences_of
+from pipeline.error_rates.intervals import bootstrap_ratios, interval
+from pipeline.error_rates.paired import Counts, differences_of
+from pipeline.error_rates.transcripts import Transcripts, read_transcripts
+from pipeline.error_rates.word_errors import word_counts
+from pipeline.experiments.ladder import Ladder, Training
 from pipeline.paths import Roots
-from pipeline.transcripts import Transcripts, read_transcripts
-from pipeline.word_errors import word_counts
 from student.data.manifest import read_manifest
 from student.decoding.names import GREEDY
 from student.inference.evaluation_files import evaluation_folder

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.error_rates.intervals import bootstrap_ratios, interval
+from pipeline.error_rates.transcripts import Transcripts
+from pipeline.error_rates.word_errors import word_counts
 from pipeline.errors import PipelineError
-from pipeline.intervals import bootstrap_ratios, interval
-from pipeline.transcripts import Transcripts
-from pipeline.word_errors import word_counts
 from student.data.manifest import Utterance
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.error_rates.intervals import bootstrap_ratios, interval, mean_over_seeds
 from pipeline.errors import PipelineError
-from pipeline.intervals import bootstrap_ratios, interval, mean_over_seeds
 
 
 def test_a_ratio_that_no_block_changes_has_no_width() -> None:

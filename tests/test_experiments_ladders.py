@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import CONFIG_FOLDER, ExperimentConfig
 from pipeline.errors import PipelineError
-from pipeline.ladder import load_ladder, trainings_of
+from pipeline.experiments.ladder import load_ladder, trainings_of
 from pipeline.toml_value import toml_value
 from student.loss.objective import objective_weights
 

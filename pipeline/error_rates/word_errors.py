@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import jiwer
 import numpy as np
 
+from pipeline.error_rates.paired import Counted, Counts
+from pipeline.error_rates.transcripts import Transcripts
 from pipeline.errors import PipelineError
-from pipeline.paired import Counted, Counts
-from pipeline.transcripts import Transcripts
 from student.data.manifest import Utterance
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_experiment import Place, run_here
+from test_experiments_run import Place, run_here
 
 from pipeline.errors import PipelineError
 from pipeline.processes import REUSED
@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, recorder: Recorder) -> Itera
     with (place.folder / "tones.toml").open("a", encoding="utf-8") as config:
         config.write(NETWORK)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.experiment.run_command", recorder)
+        patch.setattr("pipeline.experiments.run.run_command", recorder)
         for recorder.fails in (True, False):
             done = place.run("decoded")
         assert done.exit_code == 0, done.output

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from pipeline.experiments.ladder import Corpus, Ladder, Training
 from pipeline.jobs.pool import Chain, Later
-from pipeline.ladder import Corpus, Ladder, Training
 from pipeline.language_model.kinds import NETWORK, UNITS, WORDS
 from pipeline.paths import Roots, language_model_folder
 from student.decoding import names

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.error_rates.intervals import bootstrap_ratios, interval, mean_over_seeds
 from pipeline.errors import PipelineError
-from pipeline.intervals import bootstrap_ratios, interval, mean_over_seeds
 
 Figure = tuple[str, ...]  # the path of a figure in a results.json, such as ("wer",)
 

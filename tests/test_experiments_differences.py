@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.sites import Site, write_sites
-from pipeline.experiment_rows import Row, differences_between, judged
-from pipeline.ladder import Training, load_ladder, trainings_of
+from pipeline.error_rates.transcripts import Transcripts
+from pipeline.experiments.ladder import Training, load_ladder, trainings_of
+from pipeline.experiments.rows import Row, differences_between, judged
 from pipeline.paths import Roots, prepared_folder
-from pipeline.transcripts import Transcripts
 from student.data.manifest import Utterance, write_manifest
 
 SITES = [

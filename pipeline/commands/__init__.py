@@ -1,0 +1,1 @@
+"""The command line by groups; `pipeline/cli.py` puts them together."""

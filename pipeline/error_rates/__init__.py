@@ -1,0 +1,1 @@
+"""Word errors of evaluated transcripts: counts, intervals, differences paired by item."""

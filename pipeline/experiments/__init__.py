@@ -1,0 +1,1 @@
+"""A ladder of students: what it names, what runs when, and the table at its end."""
