@@ -38,9 +38,9 @@ $(STAMP):
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
-# A file's tests share what they build, so that files are dealt out; a process takes up to 1.5 GB.
+# A file's tests share what they build, so that files are dealt out, slow ones first; a process takes up to 1.5 GB.
 test: check ## run every check and test, up to four files at once
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(VENV)/bin/ruff check .

@@ -27,6 +27,22 @@ settings.register_profile("search", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "search")
 
+# Files of many seconds and few tests, which are dealt out first: the last one holds up everybody.
+_FIRST = (
+    "test_experiments_decoders",
+    "test_experiments_run",
+    "test_build_kills",
+    "test_pipeline_interruption",
+    "test_whole_road",
+    "test_on_a_gpu",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files come first; nothing else changes its place."""
+    place = {name: number for number, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
