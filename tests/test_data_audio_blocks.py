@@ -73,3 +73,27 @@ def test_what_holds_no_samples_or_nan_or_is_cut_short_is_told(tmp_path: Path) ->
     for name, reported in (("none.wav", "no samples"), ("nan.wav", "NaN"), ("bad.flac", "convert it")):
         with pytest.raises(StudentError, match=reported):
             list(recording_blocks(tmp_path / name, RATE, block_seconds=1.0))
+
+
+FORMATS = {"wav": "PCM_16", "aiff": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "opus": "OPUS", "mp3": None}
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_what_is_cut_off_is_heard_to_its_end_and_told_and_what_is_whole_is_not(
+    ending: str, tmp_path: Path
+) -> None:
+    path, kind = tmp_path / f"a.{ending}", "OGG" if ending == "opus" else ending
+    samples = np.random.default_rng(7).uniform(-0.5, 0.5, 5 * RATE)
+    soundfile.write(path, samples, RATE, subtype=FORMATS[ending], format=kind)
+    told: list[str] = []
+    whole = torch.cat(list(recording_blocks(path, RATE, told.append, 1.0)))
+    assert not told and abs(len(whole) - 5 * RATE) < 0.1 * RATE
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    try:
+        heard = torch.cat(list(recording_blocks(path, RATE, told.append, 1.0)))
+    except StudentError as error:
+        told.append(str(error))  # libsndfile may refuse what it cannot decode to its end
+    else:
+        assert 0 < len(heard) < 0.7 * len(whole)
+    (line,) = told
+    assert str(path) in line and ("is cut off after" in line or "convert it" in line)

@@ -44,7 +44,7 @@ class Case:
     """One fault before one command.
 
     command : words behind `bert2ctc`; {folder} is where it stands     plant : what is done to a sound state
-    code : the right one     told : what its one line must hold; of a command that lists faults, its output
+    code : the right one     told : what its one line must hold; of a command that ends well, its output
     is_listed : the command prints faults as its result, as `verify` does of what it could open at all
     may_write : patterns of files, relative to the state, that the command may make or change
     sent : a signal and after how many seconds it is sent     never_told : what no line may hold
@@ -88,7 +88,7 @@ class Case:
             found.append(f"{count} error lines, not {int(self.code != 0)}")
         if any(len(line) > MAX_LINE_CHARACTERS for line in outcome.error_lines):
             found.append("an endless line")
-        told = " ".join(outcome.error_lines) if count else outcome.output
+        told = " ".join(outcome.error_lines) if count else both
         if self.told and self.told not in told:
             found.append(f"nothing of {self.told!r}")
         if self.never_told and self.never_told in both:

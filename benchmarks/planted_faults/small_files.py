@@ -254,8 +254,10 @@ def _of_archives_and_recordings() -> Iterator[Case]:
     unpack = "cache unpack tones.pack --cache-root new"
     archives = {**BINARY, **NO_FILE, **ARCHIVES}
     yield from _each("tones.pack", archives, {unpack: 1})
-    recordings = {**TORN, **NO_FILE, "a text": bytes_instead(b"no sound\n" * 99)}
-    yield from _each("said.wav", recordings, {"transcribe tones said.wav": 1})
+    heard = "transcribe tones said.wav"
+    recordings = {"empty": TORN["empty"], **NO_FILE, "a text": bytes_instead(b"no sound\n" * 99)}
+    yield from _each("said.wav", recordings, {heard: 1})
+    yield from _each("said.wav", {"half of it": half}, {heard: 0}, told="is cut off after")
 
 
 def _sound() -> Iterator[Case]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,14 +13,9 @@ import numpy as np
 import soundfile
 
 from pipeline.files import FILES
+from student.data.audio_end import what_is_cut
 
 _BLOCK_SAMPLES = 1 << 16
-_LARGEST_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # RFC 3533, section 6
-_LAST_PAGE_FLAG = 4
-# libsndfile shortens a cut WAV or AIFF to what is there, and says so in its log alone. Length
-# 2^32 - 1 is what streaming writers put there when they cannot seek back.
-_CUT_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +41,7 @@ def check_audio(path: Path) -> AudioFacts:
         with soundfile.SoundFile(path) as audio:
             decoded, is_finite = _decode(audio)
             facts = AudioFacts(decoded, audio.samplerate, audio.channels)
-            cut = _what_is_cut(audio, decoded)
-        if not cut and not _ends_as_ogg_should(path):
-            cut = "its stream stops before the last page ends"
+            cut = what_is_cut(audio, path, decoded)
     except (OSError, RuntimeError) as error:  # libsndfile's own error is a RuntimeError
         return AudioFacts(fault="undecodable audio", detail=str(error).replace("\n", " "))
     if cut:
@@ -64,31 +56,6 @@ def _decode(audio: soundfile.SoundFile) -> tuple[int, bool]:
         decoded += len(block)
         is_finite = is_finite and bool(np.isfinite(block).all())
     return decoded, is_finite
-
-
-def _what_is_cut(audio: soundfile.SoundFile, decoded: int) -> str:
-    if decoded != audio.frames:
-        return f"{decoded} samples of the {audio.frames} that its header declares"
-    for match in _CUT_CHUNK.finditer(audio.extra_info):
-        declared, present = map(int, match.groups())
-        if present < declared != _UNKNOWN_LENGTH:
-            return f"{present} bytes of the {declared} that its header declares"
-    return ""
-
-
-def _ends_as_ogg_should(path: Path) -> bool:
-    """False for an Ogg file (Vorbis, Opus) whose last page is cut, or does not say that it is the last."""
-    with path.open("rb") as stream:
-        if stream.read(4) != b"OggS":
-            return True
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - _LARGEST_OGG_PAGE_BYTES))
-        tail = stream.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    if len(page) < 27 or not page[5] & _LAST_PAGE_FLAG:
-        return False
-    num_segments = page[26]
-    return len(page) >= 27 + num_segments + sum(page[27 : 27 + num_segments])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from student.data.audio import Say, check_samples, conversion, decoding_faults_told
+from student.data.audio_end import what_is_cut
 
 BLOCK_SECONDS = 10.0
 _FILTER_WIDTH, _ROLLOFF = 6, 0.99  # torchaudio's defaults: how far to both sides its resampling looks
@@ -40,9 +41,8 @@ def recording_blocks(
         if told := conversion(audio.channels, audio.samplerate, sample_rate_hz):
             say(f"{path}: {told}")
         yield from waveform_blocks(audio, sample_rate_hz, str(path), block_seconds)
-        if 0 < audio.tell() < audio.frames:
-            heard, declared = (count / audio.samplerate for count in (audio.tell(), audio.frames))
-            say(f"{path}: ends after {heard:.1f} s of the {declared:.1f} s that its header declares")
+        if cut := what_is_cut(audio, path, audio.tell()):
+            say(f"{path}: is cut off after {audio.tell() / audio.samplerate:.1f} s: {cut}")
 
 
 def waveform_blocks(
