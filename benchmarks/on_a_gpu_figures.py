@@ -56,7 +56,7 @@ def _benchmarks(quick: bool) -> list[tuple[str, float, list[str]]]:
 def _gpu_tests(chosen: str) -> list[str]:
     """The tests that only a GPU runs, each named as it ends."""
     options = ["-m", "gpu", "-k", chosen, "-v", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider"]
-    return [sys.executable, "-m", "pytest", "tests/test_on_a_gpu.py", *options]
+    return [sys.executable, "-m", "pytest", "tests/test_on_a_gpu.py", "tests/test_decoding_beam.py", *options]
 
 
 def everything(program: str, quick: bool, seconds: float) -> None:
