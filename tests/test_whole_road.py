@@ -159,7 +159,7 @@ def test_a_cache_of_the_config_s_name_by_another_teacher_is_refused_unless_it_is
 
 def test_a_cache_of_another_normaliser_is_refused(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pipeline.stages.train.prepared_folder", lambda *_: next((road.folder / "runs/prepared").iterdir())
+        "pipeline.stages.train.sound_preparation", lambda *_: next((road.folder / "runs/prepared").iterdir())
     )
     monkeypatch.setattr(
         "pipeline.stages.train.normaliser_identity", lambda: {"name": "english", "version": 99}

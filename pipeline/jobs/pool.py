@@ -26,9 +26,11 @@ from pipeline.processes import (
     result_of,
     signals_held_back,
 )
-from student.signals import REQUEUE_EXIT_CODE, StopRequest, stop_on_signals
+from student.signals import REQUEUE_EXIT_CODE, STOP_SIGNALS, StopRequest, stop_on_signals
 
 _LOOK_SECONDS = 0.2
+# What was asked to stop ends with these; with any other code it failed by itself, while saving perhaps.
+_STOPPED_CODES = {REQUEUE_EXIT_CODE, *(code for one in STOP_SIGNALS for code in (-one, 128 + one))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class _Pool:
     def _go_on(self, worker: _Worker, code: int) -> None:
         """The chain's next command at once, before others, where this one ended well."""
         if code != 0:
-            if not self._is_stopping:
+            if not self._is_stopping or code not in _STOPPED_CODES:
                 self.failed[worker.name] = code, worker.arguments
         elif not worker.commands:
             self.results[worker.name] = self._ended[worker.name] = worker.results
