@@ -11,6 +11,7 @@ smallest that each format's own codecs reach, and ours with everything.
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import statistics
 import tempfile
@@ -282,6 +283,10 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 @json_option
 def main(cache: Path | None, top_k: int, scratch: Path | None, quick: bool, json_file: Path | None) -> None:
     """Compare the ways to read a teacher's labels."""
+    if importlib.util.find_spec("h5py") is None:
+        raise click.ClickException(
+            "h5py, one of the ways, is not here; install it with `.venv/bin/python -m pip install h5py`"
+        )
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         work = Path(folder)
         cache = cache or synthetic_cache(work / "root", 300 if quick else 3000)
