@@ -7,6 +7,7 @@ import json
 import random
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,20 @@ VALUES: list[Any] = [
     None, True, -1, 0, 2**63, 10**300, -(10**23), 0.5, float("nan"), float("inf"), "", "x", "\0", "../x",
     "\ud800", "é" * 300, [], {}, [1], [None], {"a": 1}, [[[]]], {"": {}},
 ]  # fmt: skip
+
+
+def texts_exchanged(manifest: Path) -> None:
+    """Each of the first two utterances is said to be the other."""
+    first, second, *others = [json.loads(line) for line in manifest.read_text().splitlines()]
+    first["text"], second["text"] = second["text"], first["text"]
+    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in (first, second, *others)))
+
+
+def bit_flipped(path: Path) -> None:
+    """One bit, a third of the way in."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
 
 
 def spoilt_bytes(content: bytes, chance: random.Random) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from spoiling import bit_flipped, texts_exchanged
 from test_stages_train_from_url import cache, folder, roots_of  # noqa: F401  # two are fixtures
 
 from pipeline.cli import main
@@ -30,18 +31,9 @@ COMMANDS = (
 )
 
 
-def texts_exchanged(prepared: Path) -> None:
-    path = prepared / "train.jsonl"
-    first, second, *others = [json.loads(line) for line in path.read_text().splitlines()]
-    first["text"], second["text"] = second["text"], first["text"]
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in (first, second, *others)))
-
-
 def other_units(prepared: Path) -> None:
     """One bit of a piece's score: another model, as sound as the first."""
-    content = bytearray((prepared / "units.model").read_bytes())
-    content[len(content) // 3] ^= 4
-    (prepared / "units.model").write_bytes(content)
+    bit_flipped(prepared / "units.model")
 
 
 def pipe(prepared: Path) -> None:
@@ -50,7 +42,10 @@ def pipe(prepared: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "texts exchanged": (texts_exchanged, "train.jsonl: is not as it was prepared"),
+    "texts exchanged": (
+        lambda p: texts_exchanged(p / "train.jsonl"),
+        "train.jsonl: is not as it was prepared",
+    ),
     "other units": (other_units, "units.model: is not as it was prepared"),
     "a pipe": (pipe, "train.jsonl: is a pipe, not a file"),
 }

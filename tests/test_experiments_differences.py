@@ -29,14 +29,8 @@ def heard(num_partners: int) -> Transcripts:
 
 def row(training: Training, num_partners: int, roots: Roots, decoder: str = "greedy") -> Row:
     figures, counts = judged(heard(num_partners), "test", training.config, roots)
-    return Row(
-        student=training.student,
-        decoder=decoder,
-        corpus=training.corpus_name,
-        seed=training.seed,
-        counts=counts,
-        entry=figures,
-    )
+    key = {"student": training.student, "corpus": training.corpus_name, "seed": training.seed}
+    return Row(counts=counts, entry={**key, "decoder": decoder, **figures})
 
 
 def partners_of(training: Training) -> int:
@@ -128,14 +122,8 @@ def test_other_speech_is_compared_by_its_words(roots: Roots, tmp_path: Path) -> 
         figures, counts = judged(transcripts, "dev", training.config, roots)
         low, high = figures["intervals"]["wer"]
         assert low <= num_wrong / 80 <= high
-        return Row(
-            student=training.student,
-            decoder="greedy",
-            corpus="librispeech",
-            seed=1,
-            counts=counts,
-            entry=figures,
-        )
+        key = {"student": training.student, "corpus": "librispeech", "seed": 1}
+        return Row(counts=counts, entry={**key, "decoder": "greedy", **figures})
 
     (found,) = differences_between([written(one, 20), written(other, 10)], ())
     assert (found["student"], found["minus"]) == ("b", "a") and "partner_rate" not in found

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from spoiling import bit_flipped
 
 Damage = Callable[[Path], object]
 
@@ -34,19 +35,6 @@ def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _flipped(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 4
-    path.write_bytes(content)
-
-
-def texts_exchanged(manifest: Path) -> None:
-    """Each of the first two utterances is said to be the other."""
-    first, second, *others = [json.loads(line) for line in manifest.read_text().splitlines()]
-    first["text"], second["text"] = second["text"], first["text"]
-    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in (first, second, *others)))
-
-
 TEXT: dict[str, Damage] = {
     "no UTF-8": bytes_instead(b'{"step": 1, "\xff": 2}\n\n'),
     "too deep": bytes_instead(b"[" * 100_000 + b"\n\n"),
@@ -62,7 +50,7 @@ NO_FILE: dict[str, Damage] = {
     "a device": _instead(lambda path: path.symlink_to("/dev/zero")),
 }
 TORN: dict[str, Damage] = {"half of it": half, "empty": bytes_instead(b"")}
-BINARY: dict[str, Damage] = {**TORN, "a bit flipped": _flipped}  # where something vouches for each bit
+BINARY: dict[str, Damage] = {**TORN, "a bit flipped": bit_flipped}  # where something vouches for each bit
 
 # ---- sound containers with wrong contents ----
 

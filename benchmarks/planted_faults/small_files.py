@@ -19,8 +19,8 @@ from damages import (
     bytes_instead,
     half,
     malicious,
-    texts_exchanged,
 )
+from spoiling import texts_exchanged
 from state import cache_of
 
 Plant = Callable[[Path], object]

@@ -112,6 +112,11 @@ def _grouped(chosen: Sequence[tuple[RunFacts, str]]) -> list[list[int]]:
     return groups
 
 
+def without_seed(name: str) -> str:
+    """A run's name as all seeds of it share it."""
+    return _SEED_IN_NAME.sub("", name)
+
+
 def setting_differences(one: RunFacts, other: RunFacts) -> dict[str, tuple[Any, Any]]:
     """Settings and cache in which two runs differ, but for what belongs to a training."""
     return differences(_settings(one), _settings(other))
@@ -129,11 +134,11 @@ def _begins_with(facts: RunFacts) -> str:
     path = Path(facts.initial_checkpoint)
     folder = path.parent if path.suffix == ".pt" else path
     folder = folder.parent if folder.name == "checkpoints" else folder
-    return _SEED_IN_NAME.sub("", "/".join(folder.parts[-2:]))
+    return without_seed("/".join(folder.parts[-2:]))
 
 
 def _name(facts: Sequence[RunFacts], decoder: str) -> str:
-    names = dict.fromkeys(_SEED_IN_NAME.sub("", one.name) if len(facts) > 1 else one.name for one in facts)
+    names = dict.fromkeys(without_seed(one.name) if len(facts) > 1 else one.name for one in facts)
     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return next(iter(names)) + others + ("" if decoder == GREEDY else f"@{decoder}")
 

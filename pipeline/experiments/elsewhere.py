@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.run_facts import Evaluation, RunFacts, read_run
-from pipeline.comparison.systems import setting_differences
+from pipeline.comparison.systems import setting_differences, without_seed
 from pipeline.error_rates.transcripts import Transcripts, read_transcripts
 from pipeline.errors import PipelineError
 from pipeline.experiments.ladder import Ladder, Training
@@ -19,7 +18,6 @@ from student.inference.evaluation_files import evaluation_folder
 from student.metrics import count_errors
 from teacher_cache.settings import shown_value
 
-_SEED = re.compile(r"[-_]seed[-_]?\d+")
 _OF_A_PLACE = {"trainer.initial_checkpoint"}  # a path: another on every machine, and for every seed
 
 
@@ -72,16 +70,7 @@ def rows_elsewhere(
                 "splits": {name: one.scores for name, one in facts.evaluations[decoder].items()},
                 **figures,
             }
-            rows.append(
-                Row(
-                    student=student,
-                    decoder=decoder,
-                    corpus=beside.corpus_name,
-                    seed=facts.seed,
-                    counts=counts,
-                    entry=entry,
-                )
-            )
+            rows.append(Row(counts=counts, entry=entry))
     return rows
 
 
@@ -124,14 +113,14 @@ def _corpus_of(facts: RunFacts, trainings: Sequence[Training]) -> Training:
 
 def _student_of(facts: RunFacts, ladder: Ladder, trainings: Sequence[Training], roots: Roots) -> str:
     """The ladder's student of the run's name, where their settings are equal; else the run's own name."""
-    named, corpus = _SEED.sub("", Path(facts.name).name), _corpus_of(facts, trainings).corpus_name
+    named, corpus = without_seed(Path(facts.name).name), _corpus_of(facts, trainings).corpus_name
     for training in trainings:
-        if _SEED.sub("", training.run) == named and training.corpus_name == corpus:
+        if without_seed(training.run) == named and training.corpus_name == corpus:
             record = run_of(roots.runs / ladder.name / training.run)
             own = RunFacts(name=training.run, config=record["config"], cache=record.get("cache", ""))
             if not setting_differences(own, facts).keys() - _OF_A_PLACE:
                 return training.student
-    return _SEED.sub("", facts.name)
+    return without_seed(facts.name)
 
 
 def _transcripts(facts: RunFacts, evaluation: Evaluation, references: Mapping[str, str]) -> Transcripts:

@@ -28,12 +28,28 @@ class Row:
     counts : what its intervals are made of     entry : as results.json has it
     """
 
-    student: str
-    decoder: str
-    corpus: str
-    seed: int
     counts: Counts
     entry: Mapping[str, Any]
+
+    @property
+    def student(self) -> str:
+        """Its name in the ladder, or that of a run made elsewhere."""
+        return str(self.entry["student"])
+
+    @property
+    def decoder(self) -> str:
+        """By which it was heard."""
+        return str(self.entry["decoder"])
+
+    @property
+    def corpus(self) -> str:
+        """The ladder's name for it."""
+        return str(self.entry["corpus"])
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return int(self.entry["seed"])
 
 
 def row_label(student: str, decoder: str) -> str:
@@ -72,16 +88,7 @@ def rows_of(
             "splits": scores,
             **figures,
         }
-        rows.append(
-            Row(
-                student=training.student,
-                decoder=decoder,
-                corpus=training.corpus_name,
-                seed=training.seed,
-                counts=counts,
-                entry=entry,
-            )
-        )
+        rows.append(Row(counts=counts, entry=entry))
     return rows
 
 
