@@ -6,7 +6,8 @@
 #   benchmarks/on_a_gpu.sh figures            teacher rows a second and training steps, eager and compiled
 #   benchmarks/on_a_gpu.sh teacher            adapts MiniLM and builds the cache, in the background
 #   benchmarks/on_a_gpu.sh compile            compiles the students' blocks, in the background; used where it pays
-#   benchmarks/on_a_gpu.sh students           one encoder, then every student of on_a_gpu_students.toml from it, side by side
+#   benchmarks/on_a_gpu.sh students           one encoder, then every student of on_a_gpu_students.toml from it, side by side;
+#                                             the encoder is WORK/encoder, a run folder, where `receive` unpacked one
 #   benchmarks/on_a_gpu.sh summary            what was done, how long it took, what went wrong
 #
 # Run from the repository's root. WORK holds everything that is made, OUT what is to be kept: logs, JSON, hypotheses.

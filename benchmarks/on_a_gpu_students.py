@@ -31,6 +31,7 @@ from on_a_gpu_parts import (
 HERE = Path(__file__).resolve().parent
 CONFIG, STUDENTS = HERE / "on_a_gpu.toml", HERE / "on_a_gpu_students.toml"
 RUNS, BASE_MODEL = WORK / "runs", WORK / "base-model"
+ENCODER = WORK / "encoder"  # a run folder brought along: the branches go on from it, and no base is trained
 TEACHER = ["--set", f"teacher.model={BASE_MODEL}"]
 COMPILED, WORTHWHILE = WORK / "compiled_steps.json", 0.8  # of an eager step's time
 COMPILER_PATIENCE = 30.0
@@ -77,14 +78,12 @@ def _compile_option(members: Sequence[str], patience: float = 0.0) -> list[str]:
 
 
 def students(options: argparse.Namespace) -> None:
-    """The base, then its branches side by side, then error rates of all on every split of the table."""
-    table = _students()
-    base, branches = RUNS / "base", {name: own for name, own in table.items() if name != "base"}
+    """The base, if none was brought along, its branches side by side, then error rates on every split."""
+    table, base = _students(), ENCODER if ENCODER.is_dir() else RUNS / "base"
+    branches = {name: own for name, own in table.items() if name != "base"}
     common = [*TEACHER, *_sets(options.overrides)]
-    is_compiling = (LOGS / "compiled_steps.log").is_file()
-    compiled = _compile_option(["ctc"], COMPILER_PATIENCE if is_compiling else 0.0)
-    command = _student("base", base, table["base"], [*common, *compiled], options.base_seconds, 1, options)
-    run_side_by_side({"base": command}, options.base_seconds + STARTING_SECONDS)
+    if base != ENCODER:
+        _train_base(table["base"], common, options)
     _wait_for("cache", options.patience)
     start = ["--set", f"trainer.initial_checkpoint={base}", *_compile_option(["ctc", "windowed_kd"])]
     commands = {
@@ -103,6 +102,13 @@ def students(options: argparse.Namespace) -> None:
     }
     run_side_by_side(scoring, EVALUATION_SECONDS)
     collect()
+
+
+def _train_base(own: Mapping[str, Any], common: Sequence[str], options: argparse.Namespace) -> None:
+    is_compiling = (LOGS / "compiled_steps.log").is_file()
+    compiled = _compile_option(["ctc"], COMPILER_PATIENCE if is_compiling else 0.0)
+    command = _student("base", RUNS / "base", own, [*common, *compiled], options.base_seconds, 1, options)
+    run_side_by_side({"base": command}, options.base_seconds + STARTING_SECONDS)
 
 
 def _student(

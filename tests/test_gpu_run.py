@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import io
 import json
@@ -97,6 +98,22 @@ def test_a_meeting_hears_everybody_but_those_who_left(work: Path) -> None:
     for thread in threads:
         thread.join()
     assert heard == [[1.0, 2.0]] * 2
+
+
+@pytest.mark.parametrize("is_brought", [True, False])
+def test_branches_go_on_from_an_encoder_that_was_brought_along(
+    work: Path, monkeypatch: pytest.MonkeyPatch, is_brought: bool
+) -> None:
+    script, started = module("on_a_gpu_students"), dict[str, list[str]]()
+    monkeypatch.setattr(script, "run_side_by_side", lambda commands, *_: started.update(commands))
+    if is_brought:
+        (work / "encoder").mkdir(parents=True)
+    script.OUT.mkdir()
+    options = {"base_seconds": 1.0, "branch_seconds": 1.0, "timed_seconds": 0.1, "most_steps": 3}
+    script.students(argparse.Namespace(**options, patience=0.0, overrides=[]))
+    assert ("base" in started) is not is_brought and "windowed_kd" in started
+    base = work / ("encoder" if is_brought else "runs/base")
+    assert f"trainer.initial_checkpoint={base}" in started["windowed_kd"]
 
 
 def test_every_command_of_the_script_is_one_of_the_program(work: Path) -> None:
