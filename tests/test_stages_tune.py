@@ -134,8 +134,11 @@ def test_a_beam_is_a_number_or_a_decoder_s(beam: str) -> None:
     assert refused.exit_code == 2 and "is neither N nor one of beam_ngram, beam_lm, words" in refused.output
 
 
-def test_what_does_not_belong_together_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_what_does_not_belong_together_is_refused_before_anything_is_heard(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, roots = folder / "run", roots_of(folder)
+    monkeypatch.setattr(Recogniser, "forward", lambda *_: pytest.fail("dev was heard"))
     (tmp_path / "broken.arpa").write_text("\\data\\\nngram 1=2\n", encoding="utf-8")
     (tmp_path / "lexicon.txt").write_text("the t h é\n", encoding="utf-8")
     (tmp_path / "none.txt").write_text("unheard\n", encoding="utf-8")

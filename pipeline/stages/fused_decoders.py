@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from student.decoding.weights import FusionWeights
     from student.inference.recogniser import Recogniser
 
-Make = Callable[["FusionWeights"], "Decoder"]
+Make = Callable[["FusionWeights", "Tensor | None"], "Decoder"]
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A decoder whose language model is in memory.
 
-    make : the decoder with some weights     axes : the weights that it has
+    make : the decoder with some weights and, for a weight of it above 0, the student's label prior
+    axes : the weights that it has
     digest : names the language model, with the lexicon     settings : by name, as a tuning keeps them
     """
 
@@ -46,12 +47,10 @@ def open_fused(
     language_model: Path,
     lexicon: Path | None = None,
     settings: Mapping[str, float] | None = None,
-    log_prior: Tensor | None = None,
 ) -> Opened:
     """The decoder of FUSED with its language model, for a student.
 
     settings : of its dataclass, by name; what is absent has its default
-    log_prior : of the student, for a weight of it above 0
     Raises PipelineError, or StudentError, for files that are broken or made for other units.
     """
     if decoder == WORDS:
@@ -63,7 +62,7 @@ def open_fused(
     scorer = open_scorer(language_model, recogniser.units)
     chosen = _settings(BeamSettings, settings or {})
 
-    def make(weights: FusionWeights) -> Decoder:
+    def make(weights: FusionWeights, log_prior: Tensor | None) -> Decoder:
         return BeamDecoder(
             name=decoder,
             units=recogniser.units,
@@ -104,11 +103,11 @@ def open_tuned(
     model = language_model or Path(tuning.language_model)
     words = lexicon or (Path(tuning.lexicon) if tuning.lexicon else None)
     log_prior = torch.tensor(tuning.log_prior) if tuning.log_prior else None
-    opened = open_fused(decoder, recogniser, model, words, tuning.settings, log_prior)
+    opened = open_fused(decoder, recogniser, model, words, tuning.settings)
     refuse_another_model(tuning, opened.digest, model, path)
     weights = ", ".join(f"{name} {value:g}" for name, value in asdict(tuning.weights).items())
     say(f"{decoder}: {weights}, tuned on {tuning.utterances:,} utterances of {tuning.split} ({path})")
-    return opened.make(tuning.weights)
+    return opened.make(tuning.weights, log_prior)
 
 
 def tuned_inputs(
@@ -167,7 +166,7 @@ def _words(
     words = known if lexicon is None else _chosen_words(lexicon, known, recogniser.units.pieces)
     chosen = _settings(WordSearchSettings, settings)
 
-    def make(weights: FusionWeights) -> Decoder:
+    def make(weights: FusionWeights, _: Tensor | None) -> Decoder:
         return WordsDecoder(units=recogniser.units, arpa=arpa, words=words, weights=weights, settings=chosen)
 
     return Opened(make, WORD_AXES, _files_digest(arpa, lexicon), asdict(chosen))

@@ -14,7 +14,13 @@ from pipeline.errors import PipelineError
 from pipeline.language_model.folder import file_digest
 from pipeline.paths import Roots
 from pipeline.run_record import run_of
-from pipeline.stages.fused_decoders import language_model_digest, open_fused, row_name, settings_of
+from pipeline.stages.fused_decoders import (
+    Opened,
+    language_model_digest,
+    open_fused,
+    row_name,
+    settings_of,
+)
 from student.decoding.names import BEAM_LM, BEAM_NGRAM, FUSED, WORDS
 
 if TYPE_CHECKING:
@@ -79,15 +85,16 @@ def tune_run(
         one: tuning_path(run_dir, row_name(one, label), average.name if average else "") for one in wanted
     }
     found = {one: _equal(wanted[one], paths[one], recogniser) if reuse else None for one in wanted}
-    if is_reused := all(found.values()):
+    opened = {one: _open(wanted[one], recogniser) for one, tuning in found.items() if tuning is None}
+    if is_reused := not opened:
         say("tuned before from equal inputs, nothing to do")
-    else:
+    else:  # what cannot be opened is told before dev is heard
         with silent_mp3_decoder(prepared):
             heard = hear(recogniser, asked, roots.data, SPLIT)
     tunings = {}
     for decoder, tuning in found.items():
         if tuning is None:
-            tuning = _tuned(wanted[decoder], recogniser, heard)
+            tuning = _tuned(wanted[decoder], opened[decoder], recogniser, heard)
             write_tuning(paths[decoder], tuning)
         tunings[row_name(decoder, label)] = {"path": str(paths[decoder]), "tuning": tuning}
     facts = {"is_reused": is_reused, "seconds": round(time.monotonic() - started, 1)}
@@ -136,17 +143,18 @@ def _spread(utterances: Sequence[Utterance], count: int) -> Sequence[Utterance]:
     return [utterances[place * len(utterances) // count] for place in range(count)]
 
 
-def _tuned(wanted: _Wanted, recogniser: Recogniser, heard: HeardSplit) -> Tuning:
+def _open(wanted: _Wanted, recogniser: Recogniser) -> Opened:
+    return open_fused(wanted.decoder, recogniser, wanted.language_model, wanted.lexicon, wanted.settings)
+
+
+def _tuned(wanted: _Wanted, opened: Opened, recogniser: Recogniser, heard: HeardSplit) -> Tuning:
     from student.inference.tuning import prior_of, tune
     from student.inference.tuning_file import Trial, Tuning, model_digest
 
     started, decoder = time.monotonic(), wanted.decoder
     log_prior = None if decoder == WORDS else prior_of(heard)
-    opened = open_fused(
-        decoder, recogniser, wanted.language_model, wanted.lexicon, wanted.settings, log_prior
-    )
     say(f"tuning {decoder} on {len(heard.utterances):,} utterances of {heard.name}")
-    tuned = tune(opened.make, opened.axes, heard, recogniser, say)
+    tuned = tune(lambda weights: opened.make(weights, log_prior), opened.axes, heard, recogniser, say)
     weights = tuned.found.weights
     return Tuning(
         decoder=decoder,
