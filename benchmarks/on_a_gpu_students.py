@@ -33,6 +33,10 @@ CONFIG, STUDENTS = HERE / "on_a_gpu.toml", HERE / "on_a_gpu_students.toml"
 RUNS, BASE_MODEL = WORK / "runs", WORK / "base-model"
 ENCODER = WORK / "encoder"  # a run folder brought along: the branches go on from it, and no base is trained
 TEACHER = ["--set", f"teacher.model={BASE_MODEL}"]
+CONTEXTS = {  # the same teacher on dev, alone and within its chapter: is its pseudo-perplexity lower?
+    "cache_of_dev": (),
+    "cache_of_dev_with_chapters": ("cache.context=chapter", "cache.context_words=50"),
+}
 COMPILED, WORTHWHILE = WORK / "compiled_steps.json", 0.8  # of an eager step's time
 COMPILER_PATIENCE = 30.0
 EVALUATION_SECONDS = 120.0
@@ -51,7 +55,10 @@ def teacher(overrides: Sequence[str], limit: float) -> None:
     """Adapt the base model to the books, label the transcripts; no audio is needed."""
     settings = [*TEACHER, *_sets(overrides)]
     run_part("teacher", cli("teacher", "train", str(CONFIG), *settings, "--json"), limit)
-    run_part("cache", cli("cache", "build", str(CONFIG), *settings, "--json"), limit)
+    build = cli("cache", "build", str(CONFIG), *settings, "--json")
+    run_part("cache", build, limit)
+    for name, context in CONTEXTS.items():
+        run_part(name, [*build, *_sets(['build.splits=["dev"]', *context])], limit)
 
 
 def compiling(limit: float) -> None:
@@ -84,7 +91,8 @@ def students(options: argparse.Namespace) -> None:
     common = [*TEACHER, *_sets(options.overrides)]
     if base != ENCODER:
         _train_base(table["base"], common, options)
-    _wait_for("cache", options.patience)
+    if (LOGS / "teacher.log").is_file():  # what runs beside timed steps is timed with them
+        _wait_for(list(CONTEXTS)[-1], options.patience)
     start = ["--set", f"trainer.initial_checkpoint={base}", *_compile_option(["ctc", "windowed_kd"])]
     commands = {
         name: _student(
@@ -197,6 +205,7 @@ def collect() -> None:
         "students": rows,
         "teacher": json_of("teacher"),
         "cache": json_of("cache"),
+        **{name: json_of(name) for name in CONTEXTS},
         "prepare": json_of("prepare_anew") or json_of("prepare"),
         "received": json.loads(RECEIVED.read_text()) if RECEIVED.is_file() else {},
         "seconds": {path.stem: json.loads(path.read_text())["seconds"] for path in PARTS.glob("*.json")},
