@@ -33,7 +33,7 @@ def main() -> None:
     training.add_argument("--branch-seconds", type=float, default=130.0)
     training.add_argument("--timed-seconds", type=float, default=8.0)
     training.add_argument("--most-steps", type=int, default=10**9)
-    training.add_argument("--patience", type=float, default=120.0, help="seconds to wait for teacher and caches")
+    training.add_argument("--patience", type=float, default=120.0, help="seconds, for the caches")
     for command in (background, training):
         command.add_argument("--set", action="append", default=[], dest="overrides")
     commands.add_parser("summary")
