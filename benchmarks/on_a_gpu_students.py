@@ -91,7 +91,7 @@ def students(options: argparse.Namespace) -> None:
     common = [*TEACHER, *_sets(options.overrides)]
     if base != ENCODER:
         _train_base(table["base"], common, options)
-    if (LOGS / "teacher.log").is_file():  # what runs beside timed steps is timed with them
+    if _was_begun("teacher"):  # what runs beside timed steps is timed with them
         _wait_for(list(CONTEXTS)[-1], options.patience)
     start = ["--set", f"trainer.initial_checkpoint={base}", *_compile_option(["ctc", "windowed_kd"])]
     commands = {
@@ -113,8 +113,7 @@ def students(options: argparse.Namespace) -> None:
 
 
 def _train_base(own: Mapping[str, Any], common: Sequence[str], options: argparse.Namespace) -> None:
-    is_compiling = (LOGS / "compiled_steps.log").is_file()
-    compiled = _compile_option(["ctc"], COMPILER_PATIENCE if is_compiling else 0.0)
+    compiled = _compile_option(["ctc"], COMPILER_PATIENCE if _was_begun("compiled_steps") else 0.0)
     command = _student("base", RUNS / "base", own, [*common, *compiled], options.base_seconds, 1, options)
     run_side_by_side({"base": command}, options.base_seconds + STARTING_SECONDS)
 
@@ -141,6 +140,10 @@ def _student(
 def _leave(meeting: Path, name: str) -> None:
     meeting.mkdir(parents=True, exist_ok=True)
     (meeting / f"{name}.gone").touch()
+
+
+def _was_begun(part: str) -> bool:
+    return (LOGS / f"{part}.log").is_file()
 
 
 def _wait_for(part: str, patience: float) -> None:
