@@ -27,14 +27,14 @@ from student.model.student_model import Bert2CTC
 from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device
 
-NUM_UNITS, NUM_PIECES, WARM_UP_STEPS = 33, 5000, 5
+NUM_UNITS, NUM_PIECES, WARM_UP_ROUNDS = 33, 5000, 2  # over every batch: a new shape may compile anew
 
 
 def milliseconds(step: Callable[[TrainingBatch], None], batches: list[TrainingBatch], count: int) -> float:
     """Of a step, after some that are not counted."""
     device = batches[0].features.device
-    for number in range(WARM_UP_STEPS):
-        step(batches[number % len(batches)])
+    for batch in WARM_UP_ROUNDS * batches:
+        step(batch)
     synchronise(device)
     started = time.perf_counter()
     for number in range(count):
@@ -45,7 +45,7 @@ def milliseconds(step: Callable[[TrainingBatch], None], batches: list[TrainingBa
 
 def measure(config: StudentConfig, device: torch.device, count: int) -> dict[str, float]:
     """eager and compiled milliseconds of a step, and the seconds until the compiled one was ready."""
-    dtype = choose_precision("auto", device).dtype
+    dtype = choose_precision(config.trainer.precision, device).dtype
     made = make_batches(config, 8, NUM_UNITS, NUM_PIECES, device, seed=1)
     batches = [batch_for(batch, config) for _, batch in made]
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from on_a_gpu_figures import everything, figures
+from on_a_gpu_figures import everything, figures, tests
 from on_a_gpu_parts import LOGS, OUT, end_with_all, summarise
 from on_a_gpu_students import compiling, device, prepare, smoke, students, teacher
 from on_a_gpu_unpacking import receive
@@ -24,8 +24,11 @@ def main() -> None:
         look.add_argument("--quick", action="store_true", help="on a CPU, as a rehearsal")
     for look in looks[:2]:
         look.add_argument("--seconds", type=float, default=210.0, help="for all of it")
-    background, compiler = commands.add_parser("teacher"), commands.add_parser("compile")
-    for command in (background, compiler):
+    background, others = (
+        commands.add_parser("teacher"),
+        [commands.add_parser(n) for n in ("compile", "tests")],
+    )
+    for command in (background, *others):
         command.add_argument("--wait", action="store_true", help="in the foreground")
         command.add_argument("--limit", type=float, default=300.0, help="seconds of each of its parts")
     training = commands.add_parser("students")
@@ -43,7 +46,7 @@ def main() -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     if options.command == "receive":
         receive(options.folder)
-    elif options.command in ("teacher", "compile") and not options.wait:
+    elif options.command in ("teacher", "compile", "tests") and not options.wait:
         arguments = [sys.executable, __file__, *sys.argv[1:], "--wait"]
         with (LOGS / "background.log").open("ab") as log:
             subprocess.Popen(
@@ -53,6 +56,8 @@ def main() -> None:
         teacher(options.overrides, options.limit)
     elif options.command == "compile":
         compiling(options.limit)
+    elif options.command == "tests":
+        tests(options.limit)
     elif options.command == "students":
         prepare()
         students(options)

@@ -3,11 +3,13 @@
 #
 #   benchmarks/on_a_gpu.sh receive FOLDER     installs FOLDER/wheels, unpacks FOLDER/*.tar*, makes speech ready to read
 #   benchmarks/on_a_gpu.sh everything         the GPU tests beside a small rehearsal of all that follows, then the figures
+#   benchmarks/on_a_gpu.sh tests              the GPU tests alone, in the background
 #   benchmarks/on_a_gpu.sh figures            teacher rows a second and training steps, eager and compiled
 #   benchmarks/on_a_gpu.sh teacher            adapts MiniLM and builds the cache, in the background
 #   benchmarks/on_a_gpu.sh compile            compiles the students' blocks, in the background; used where it pays
 #   benchmarks/on_a_gpu.sh students           one encoder, then every student of on_a_gpu_students.toml from it, side by side;
-#                                             the encoder is WORK/encoder, a run folder, where `receive` unpacked one
+#                                             it goes on from WORK/encoder, a run folder, where `receive` unpacked one, and
+#                                             is that very one with --base-seconds 0
 #   benchmarks/on_a_gpu.sh summary            what was done, how long it took, what went wrong
 #
 # Run from the repository's root. WORK holds everything that is made, OUT what is to be kept: logs, JSON, hypotheses.
@@ -16,6 +18,7 @@ set -euo pipefail
 export WORK=${WORK:-/tmp/bert2ctc} OUT=${OUT:-$PWD/gpu-figures} PYTHON=${PYTHON:-python3}
 export PYTHONPATH=$PWD:$WORK/site PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
 export TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1
+export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 # float32 products in TF32: no casts to launch, as bfloat16 needs
 export BERT2CTC_DATA=$WORK/data BERT2CTC_CACHE=$WORK/caches BERT2CTC_RUNS=$WORK/runs BERT2CTC_SCRATCH=$WORK/scratch
 mkdir -p "$WORK" "$OUT"
 if [ "${1:-}" = receive ] && compgen -G "${2:?a folder}/wheels/*.whl" > /dev/null; then

@@ -59,12 +59,20 @@ def _gpu_tests(chosen: str) -> list[str]:
     return [sys.executable, "-m", "pytest", "tests/test_on_a_gpu.py", "tests/test_decoding_beam.py", *options]
 
 
+def tests(limit: float) -> None:
+    """The tests that only a GPU runs, those that compile beside the others."""
+    run_side_by_side(_all_gpu_tests(), limit)
+
+
+def _all_gpu_tests() -> dict[str, list[str]]:
+    return {"gpu_tests": _gpu_tests("not compiled"), "gpu_tests_compiled": _gpu_tests("compiled")}
+
+
 def everything(program: str, quick: bool, seconds: float) -> None:
     """GPU tests beside a smoke of the whole road, which `program` runs; then the figures, alone."""
     began, arguments = time.monotonic(), ["--quick"] if quick else []
     together = {
-        "gpu_tests": _gpu_tests("not compiled"),
-        "gpu_tests_compiled": _gpu_tests("compiled"),
+        **_all_gpu_tests(),
         "smoke": [sys.executable, program, "smoke", *arguments],
     }
     run_side_by_side(together, min(SMOKE_SECONDS, seconds) if not quick else seconds)

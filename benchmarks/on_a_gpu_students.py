@@ -31,13 +31,13 @@ from on_a_gpu_parts import (
 HERE = Path(__file__).resolve().parent
 CONFIG, STUDENTS = HERE / "on_a_gpu.toml", HERE / "on_a_gpu_students.toml"
 RUNS, BASE_MODEL = WORK / "runs", WORK / "base-model"
-ENCODER = WORK / "encoder"  # a run folder brought along: the branches go on from it, and no base is trained
+ENCODER = WORK / "encoder"  # a run folder brought along: the base goes on from it
 TEACHER = ["--set", f"teacher.model={BASE_MODEL}"]
 CONTEXTS = {  # the same teacher on dev, alone and within its chapter: is its pseudo-perplexity lower?
     "cache_of_dev": (),
     "cache_of_dev_with_chapters": ("cache.context=chapter", "cache.context_words=50"),
 }
-COMPILED, WORTHWHILE = WORK / "compiled_steps.json", 0.8  # of an eager step's time
+COMPILED, WORTHWHILE = WORK / "compiled_steps.json", 0.7  # of an eager step's time
 COMPILER_PATIENCE = 30.0
 EVALUATION_SECONDS = 120.0
 STARTING_SECONDS = 150.0  # of a student before its first real step, and after its last
@@ -56,9 +56,12 @@ def teacher(overrides: Sequence[str], limit: float) -> None:
     settings = [*TEACHER, *_sets(overrides)]
     run_part("teacher", cli("teacher", "train", str(CONFIG), *settings, "--json"), limit)
     build = cli("cache", "build", str(CONFIG), *settings, "--json")
+    for (
+        name,
+        context,
+    ) in CONTEXTS.items():  # before all splits: a cache is not built anew for one of those it holds
+        run_part(name, [*build, "--name", name, *_sets(['build.splits=["dev"]', *context])], limit)
     run_part("cache", build, limit)
-    for name, context in CONTEXTS.items():
-        run_part(name, [*build, *_sets(['build.splits=["dev"]', *context])], limit)
 
 
 def compiling(limit: float) -> None:
@@ -85,14 +88,18 @@ def _compile_option(members: Sequence[str], patience: float = 0.0) -> list[str]:
 
 
 def students(options: argparse.Namespace) -> None:
-    """The base, if none was brought along, its branches side by side, then error rates on every split."""
-    table, base = _students(), ENCODER if ENCODER.is_dir() else RUNS / "base"
+    """The base, its branches side by side, then error rates on every split.
+
+    With no seconds for a base, what was brought along is the base.
+    """
+    table, base = _students(), RUNS / "base" if options.base_seconds else ENCODER
     branches = {name: own for name, own in table.items() if name != "base"}
     common = [*TEACHER, *_sets(options.overrides)]
-    if base != ENCODER:
-        _train_base(table["base"], common, options)
+    if options.base_seconds:
+        brought = _sets([f"trainer.initial_checkpoint={ENCODER}"]) if ENCODER.is_dir() else []
+        _train_base(table["base"], [*common, *brought], options)
     if _was_begun("teacher"):  # what runs beside timed steps is timed with them
-        _wait_for(list(CONTEXTS)[-1], options.patience)
+        _wait_for("cache", options.patience)
     start = ["--set", f"trainer.initial_checkpoint={base}", *_compile_option(["ctc", "windowed_kd"])]
     commands = {
         name: _student(
@@ -102,6 +109,7 @@ def students(options: argparse.Namespace) -> None:
     }
     meeting = WORK / "meeting-branches"
     run_side_by_side(commands, options.branch_seconds + STARTING_SECONDS, lambda name: _leave(meeting, name))
+    collect()  # the machine may be gone before the last word is heard
     splits = [argument for split in _ladder()["evaluate"] for argument in ("--split", split)]
     scoring = {
         f"evaluate_{name}": cli("evaluate", str(RUNS / name), *splits, "--json")

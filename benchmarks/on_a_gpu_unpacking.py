@@ -47,7 +47,7 @@ def _store(item: tuple[str, bytes]) -> float:
     """
     path, data = DATA / item[0], item[1]
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix != ".opus":
+    if path.suffix not in (".opus", ".mp3"):
         path.write_bytes(data)
         return 0.0
     import numpy as np

@@ -100,20 +100,24 @@ def test_a_meeting_hears_everybody_but_those_who_left(work: Path) -> None:
     assert heard == [[1.0, 2.0]] * 2
 
 
-@pytest.mark.parametrize("is_brought", [True, False])
-def test_branches_go_on_from_an_encoder_that_was_brought_along(
-    work: Path, monkeypatch: pytest.MonkeyPatch, is_brought: bool
+@pytest.mark.parametrize(("is_brought", "seconds"), [(True, 1.0), (True, 0.0), (False, 1.0)])
+def test_branches_go_on_from_the_base_and_it_from_an_encoder_that_was_brought_along(
+    work: Path, monkeypatch: pytest.MonkeyPatch, is_brought: bool, seconds: float
 ) -> None:
     script, started = module("on_a_gpu_students"), dict[str, list[str]]()
     monkeypatch.setattr(script, "run_side_by_side", lambda commands, *_: started.update(commands))
     if is_brought:
         (work / "encoder").mkdir(parents=True)
     script.OUT.mkdir()
-    options = {"base_seconds": 1.0, "branch_seconds": 1.0, "timed_seconds": 0.1, "most_steps": 3}
+    options = {"base_seconds": seconds, "branch_seconds": 1.0, "timed_seconds": 0.1, "most_steps": 3}
     script.students(argparse.Namespace(**options, patience=0.0, overrides=[]))
-    assert ("base" in started) is not is_brought and "windowed_kd" in started
-    base = work / ("encoder" if is_brought else "runs/base")
-    assert f"trainer.initial_checkpoint={base}" in started["windowed_kd"]
+    assert ("base" in started) is bool(seconds) and "windowed_kd" in started
+    brought = f"trainer.initial_checkpoint={work / 'encoder'}"
+    assert (brought in started.get("base", [])) is (is_brought and bool(seconds))
+    assert (
+        f"trainer.initial_checkpoint={work / ('runs/base' if seconds else 'encoder')}"
+        in started["windowed_kd"]
+    )
 
 
 def test_every_command_of_the_script_is_one_of_the_program(work: Path) -> None:
@@ -122,4 +126,4 @@ def test_every_command_of_the_script_is_one_of_the_program(work: Path) -> None:
     for command in shown:
         done = subprocess.run([*program, command, "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and f"on_a_gpu.py {command}" in done.stdout, command
-    assert len(shown) == 7
+    assert len(shown) == 8

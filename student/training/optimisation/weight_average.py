@@ -25,8 +25,8 @@ class WeightAverage:
     def learn(self) -> None:
         """Take the weights of a step into the average."""
         memory = min(self._decay, (1 + self.num_steps) / (10 + self.num_steps))
-        for name, parameter in self._parameters.items():
-            self._averages[name].lerp_(parameter, 1 - memory)
+        if self._averages:  # all at once: on a GPU one by one they would be launched longer than they run
+            torch._foreach_lerp_(list(self._averages.values()), list(self._parameters.values()), 1 - memory)
         self.num_steps += 1
 
     @contextmanager
