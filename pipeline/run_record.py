@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -23,6 +22,7 @@ from teacher_cache.common.differences import differences, listed, phrases
 from teacher_cache.common.files import write_json
 from teacher_cache.common.small_files import is_there
 from teacher_cache.common.typed import convert, typed
+from teacher_cache.common.versions import installed_version
 
 RECORD_NAME = "run.json"
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")
@@ -44,7 +44,7 @@ def provenance() -> dict[str, Any]:
     return {
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {name: _version(name) for name in _DISTRIBUTIONS},
+        "versions": {name: installed_version(name) for name in _DISTRIBUTIONS},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
@@ -167,13 +167,6 @@ def _free_name(folder: Path) -> Path:
     while folder.with_name(f"{folder.name}-{number}").exists():
         number += 1
     return folder.with_name(f"{folder.name}-{number}")
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _git(*arguments: str) -> str:

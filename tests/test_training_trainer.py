@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,22 @@ def test_a_finished_run_says_so_and_changes_nothing(job: TrainingJob, tmp_path: 
     assert {path: data for path, data in contents(tmp_path).items() if path.name != ".lock"} == {
         path: data for path, data in before.items() if path.name != ".lock"
     }
+
+
+def test_code_that_is_not_installed_saves_its_checkpoints_without_its_version(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "bert2ctc":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    train(replace(ctc_alone(job, max_steps=1), run_dir=tmp_path))
+    versions = load_checkpoint(tmp_path / "final.pt").versions
+    assert versions["bert2ctc"] == "" and versions["torch"] == known("torch")
 
 
 def test_checkpoints_are_pruned_to_the_last_few_and_the_best(job: TrainingJob, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -44,6 +43,7 @@ from student.training.run_folder import (
 )
 from student.training.summary import gradient_summary, listening_summary
 from teacher_cache.common.progress import Advance, progress
+from teacher_cache.common.versions import installed_version
 
 TOTALS = ("skipped_steps", "clipped_steps", "seconds", "audio_seconds", "data_wait_seconds", "probe_seconds")
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "sentencepiece", "soundfile", "numpy", "zarr")
@@ -257,7 +257,7 @@ class Run:
             units_model=self.data.units.model_bytes,
             pieces=vocabulary.piece_ids if vocabulary else None,
             cache_fingerprint=self.data.cache_fingerprint,
-            versions={name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
+            versions={name: installed_version(name) for name in _DISTRIBUTIONS},
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
