@@ -52,8 +52,12 @@ def member_config(config: StudentConfig, name: str) -> StudentConfig:
     conformer, decoder = config.conformer, config.decoder
     if name == "self_conditioned":
         conformer = replace(conformer, self_conditioning=True)
-    if name.startswith("windowed"):
-        decoder = replace(decoder, history="none", attention="aligned")
+    is_windowed = name.startswith("windowed")
+    decoder = replace(
+        decoder,
+        history="none" if is_windowed else "full",
+        attention="aligned" if is_windowed else "free",
+    )
     objective = replace(config.objective, **MEMBERS[name])
     return replace(config, conformer=conformer, decoder=decoder, objective=objective)
 
