@@ -93,14 +93,14 @@ def test_a_second_process_does_not_mark_the_first_one_s_run_as_failed(roots: Roo
 
 
 def test_step_best_rate_and_cache_are_read_while_it_trains(roots: Roots) -> None:
-    folder, _ = started(roots, "ladder/one", "trainer.max_steps=900")
+    folder, _ = started(roots, "ladder/one", "trainer.max_steps=1900")
     entries = [{"kind": kind, "step": step} for step in (398, 399, 400) for kind in ("train",)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries) + '{"kind": "tr')
     step_path(folder, 300).parent.mkdir()
     step_path(folder, 300).touch()
     mark_best(folder, 300, 0.25)
     facts = facts_of(folder, roots)
-    assert (facts["run"], facts["step"], facts["max_steps"]) == ("ladder/one", 400, 900)
+    assert (facts["run"], facts["step"], facts["max_steps"]) == ("ladder/one", 400, 1900)
     assert (facts["best_wer"], facts["best_step"]) == (0.25, 300)
     assert (facts["cache"], facts["cache_names"]) == (FINGERPRINT, ["demo"])
 
