@@ -31,6 +31,7 @@ from train_step_work import (
     RIVALS,
     make_batches,
     matrix_rate,
+    member_config,
     member_step,
     necessary_operations,
     online_teacher,
@@ -41,6 +42,7 @@ from pipeline.config import load_config
 from student.config import StudentConfig
 from student.data.batch import TrainingBatch
 from student.frames import frames_after_convolutions
+from student.loss.objective import attended_frames
 from student.model.features import LogMel
 from student.training.compilation import compile_or_say_why_not
 from student.training.device import choose_device, choose_precision, describe_device
@@ -100,6 +102,7 @@ def measure(config: StudentConfig, options: dict[str, Any], say: Callable[[str],
         "ratio_windowed_kd_to_interaed_kd": _ratio(seconds, "windowed_kd", "interaed_kd"),
         "ratio_to_torchaudio_conformer": best_rival / median["ctc"],
         "features_to_ctc": _feature_seconds(config, batches, device) / median["ctc"],
+        "alignment_to_windowed_kd": _alignment_seconds(config, batches, device) / median["windowed_kd"],
         "fraction_of_floor": operations / rate / median["ctc"],
         "matrix_flops_per_second": rate,
         "peak_megabytes": peak,
@@ -121,6 +124,19 @@ def _feature_seconds(
         waveforms = 0.1 * torch.randn(len(samples), int(samples.max()), device=device)
         log_mel(waveforms, samples)
         total += _time(lambda: log_mel(waveforms, samples), device)  # noqa: B023
+    return total
+
+
+def _alignment_seconds(
+    config: StudentConfig, batches: list[tuple[float, TrainingBatch]], device: torch.device
+) -> float:
+    """Time of all batches' alignments of units, and of the windows that they give a windowed decoder."""
+    decoder, total = member_config(config, "windowed_kd").decoder, 0.0
+    for _, batch in batches:
+        lengths = frames_after_convolutions(batch.frame_lengths, config.conformer.subsampling)
+        logits = torch.randn(len(lengths), int(lengths.max()), NUM_UNITS, device=device)
+        attended_frames(logits, lengths, batch, decoder)
+        total += _time(lambda: attended_frames(logits, lengths, batch, decoder), device)  # noqa: B023
     return total
 
 
@@ -188,7 +204,8 @@ def show(figures: dict[str, Any]) -> None:
         f"{'not timed' if online is None else f'{online:.1f} x the cache'}\n"
         f"plain CTC runs {figures['ratio_to_torchaudio_conformer']:.2f} x as fast as torchaudio's Conformer, "
         f"at {figures['fraction_of_floor']:.0%} of {figures['matrix_flops_per_second'] / 1e9:,.0f} GFLOP/s; "
-        f"features would add {figures['features_to_ctc']:.1%}\n"
+        f"features would add {figures['features_to_ctc']:.1%}; alignment is "
+        f"{figures['alignment_to_windowed_kd']:.1%} of windowed_kd\n"
         f"{figures['device']}, {figures['dtype']}, micro-batches of {figures['micro_batch_seconds']:g} s, "
         f"{figures['padding_fraction']:.1%} padding"
     )

@@ -40,7 +40,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "interaed_hard": {"distillation_weight": 0.0},
     "aed_kd": {"branch_on_taps": False},
     "interaed_kd": {},
-    "inter_alignment_kd": {"branch": "alignment"},
+    "inter_alignment_kd": {"branch": "alignment", "distillation_weight": 0.5},
     "windowed_hard": {"distillation_weight": 0.0},
     "windowed_kd": {},
 }
