@@ -24,11 +24,8 @@ def main() -> None:
         look.add_argument("--quick", action="store_true", help="on a CPU, as a rehearsal")
     for look in looks[:2]:
         look.add_argument("--seconds", type=float, default=210.0, help="for all of it")
-    background, others = (
-        commands.add_parser("teacher"),
-        [commands.add_parser(n) for n in ("compile", "tests")],
-    )
-    for command in (background, *others):
+    background = {name: commands.add_parser(name) for name in ("teacher", "compile", "tests")}
+    for command in background.values():
         command.add_argument("--wait", action="store_true", help="in the foreground")
         command.add_argument("--limit", type=float, default=300.0, help="seconds of each of its parts")
     training = commands.add_parser("students")
@@ -37,7 +34,7 @@ def main() -> None:
     training.add_argument("--timed-seconds", type=float, default=8.0)
     training.add_argument("--most-steps", type=int, default=10**9)
     training.add_argument("--patience", type=float, default=120.0, help="seconds, for the caches")
-    for command in (background, training):
+    for command in (background["teacher"], training):
         command.add_argument("--set", action="append", default=[], dest="overrides")
     commands.add_parser("summary")
     options = parser.parse_args()
@@ -46,7 +43,7 @@ def main() -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     if options.command == "receive":
         receive(options.folder)
-    elif options.command in ("teacher", "compile", "tests") and not options.wait:
+    elif options.command in background and not options.wait:
         arguments = [sys.executable, __file__, *sys.argv[1:], "--wait"]
         with (LOGS / "background.log").open("ab") as log:
             subprocess.Popen(

@@ -22,7 +22,6 @@ set -euo pipefail
 export WORK=${WORK:-/tmp/bert2ctc} OUT=${OUT:-$PWD/gpu-figures} PYTHON=${PYTHON:-python3}
 export PYTHONPATH=$PWD:$WORK/site PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
 export TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1
-export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 # float32 products in TF32: no casts to launch, as bfloat16 needs
 export BERT2CTC_DATA=$WORK/data BERT2CTC_CACHE=$WORK/caches BERT2CTC_RUNS=$WORK/runs BERT2CTC_SCRATCH=$WORK/scratch
 mkdir -p "$WORK" "$OUT"
 if [ "${1:-}" = receive ] && compgen -G "${2:?a folder}/wheels/*.whl" > /dev/null; then

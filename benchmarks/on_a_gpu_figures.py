@@ -56,9 +56,7 @@ def _benchmarks(quick: bool) -> list[tuple[str, float, list[str]]]:
 def _gpu_tests(chosen: str) -> list[str]:
     """The tests that only a GPU runs, each named as it ends."""
     options = ["-m", "gpu", "-k", chosen, "-v", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider"]
-    exact = ["env", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=0"]  # they hold float32 to a CPU's
-    files = ["tests/test_on_a_gpu.py", "tests/test_decoding_beam.py"]
-    return [*exact, sys.executable, "-m", "pytest", *files, *options]
+    return [sys.executable, "-m", "pytest", "tests/test_on_a_gpu.py", "tests/test_decoding_beam.py", *options]
 
 
 def tests(limit: float) -> None:

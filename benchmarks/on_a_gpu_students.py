@@ -32,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 CONFIG, STUDENTS = HERE / "on_a_gpu.toml", HERE / "on_a_gpu_students.toml"
 RUNS, BASE_MODEL = WORK / "runs", WORK / "base-model"
 ENCODER = WORK / "encoder"  # a run folder brought along: the base goes on from it
+# Students alone multiply float32 in TF32: tests hold float32 to a CPU, a rival in float32 is timed as it is.
+IN_TF32 = ["env", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1", sys.executable]
 TEACHER = ["--set", f"teacher.model={BASE_MODEL}"]
 CONTEXTS = {  # the same teacher on dev, alone and within its chapter: is its pseudo-perplexity lower?
     "cache_of_dev": (),
@@ -56,10 +58,8 @@ def teacher(overrides: Sequence[str], limit: float) -> None:
     settings = [*TEACHER, *_sets(overrides)]
     run_part("teacher", cli("teacher", "train", str(CONFIG), *settings, "--json"), limit)
     build = cli("cache", "build", str(CONFIG), *settings, "--json")
-    for (
-        name,
-        context,
-    ) in CONTEXTS.items():  # before all splits: a cache is not built anew for one of those it holds
+    # before all splits: a cache is not built anew for one of those it holds
+    for name, context in CONTEXTS.items():
         run_part(name, [*build, "--name", name, *_sets(['build.splits=["dev"]', *context])], limit)
     run_part("cache", build, limit)
 
@@ -67,7 +67,7 @@ def teacher(overrides: Sequence[str], limit: float) -> None:
 def compiling(limit: float) -> None:
     """Whether compiled blocks pay here, and their kernels in PyTorch's cache for the students to come."""
     members = [argument for name in ("ctc", "windowed_kd") for argument in ("--member", name)]
-    script = [sys.executable, "benchmarks/compiled_steps.py", "--config", str(CONFIG), *TEACHER]
+    script = [*IN_TF32, "benchmarks/compiled_steps.py", "--config", str(CONFIG), *TEACHER]
     run_part("compiled_steps", [*script, *members, "--steps", "15", "--json", str(COMPILED)], limit)
 
 
@@ -138,7 +138,7 @@ def _student(
     overrides = [argument for key, value in own.items() for argument in ("--set", f"{key}={_toml(value)}")]
     meeting = WORK / ("meeting-base" if name == "base" else "meeting-branches")
     return [
-        *(sys.executable, str(HERE / "on_a_gpu_student.py"), "--name", name, "--run-dir", str(run)),
+        *(*IN_TF32, str(HERE / "on_a_gpu_student.py"), "--name", name, "--run-dir", str(run)),
         *("--config", str(CONFIG), *common, *overrides, "--seconds", str(seconds), "--peers", str(peers)),
         *("--timed-seconds", str(options.timed_seconds), "--most-steps", str(options.most_steps)),
         *("--meet", str(meeting)),

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,7 @@ def _feature_seconds(
     for _, batch in batches:
         samples = batch.frame_lengths * config.features.sample_rate_hz // FRAMES_PER_SECOND
         waveforms = 0.1 * torch.randn(len(samples), int(samples.max()), device=device)
-        log_mel(waveforms, samples)
-        total += _time(lambda: log_mel(waveforms, samples), device)  # noqa: B023
+        total += _warm_time(partial(log_mel, waveforms, samples), device)
     return total
 
 
@@ -135,14 +135,18 @@ def _alignment_seconds(
     for _, batch in batches:
         lengths = frames_after_convolutions(batch.frame_lengths, config.conformer.subsampling)
         logits = torch.randn(len(lengths), int(lengths.max()), NUM_UNITS, device=device)
-        attended_frames(logits, lengths, batch, decoder)
-        total += _time(lambda: attended_frames(logits, lengths, batch, decoder), device)  # noqa: B023
+        total += _warm_time(partial(attended_frames, logits, lengths, batch, decoder), device)
     return total
 
 
 def _ratio(seconds: dict[str, list[float]], name: str, other: str) -> float:
     """The median over rounds of two members' times in the same round."""
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
+
+
+def _warm_time(call: Callable[[], Any], device: torch.device) -> float:
+    call()
+    return _time(call, device)
 
 
 def _time(call: Callable[[], Any], device: torch.device) -> float:
