@@ -1,0 +1,171 @@
+"""Students that hear through a pretrained encoder: what distillation is worth where the ear is good.
+
+    python benchmarks/pretrained_ear.py listen CONFIG --ear WHISPER --store FOLDER
+    python benchmarks/pretrained_ear.py student --store FOLDER -- train CONFIG --run-dir RUN ...
+
+Eight hours of speech teach a Conformer from nothing to get every second word wrong, and a language model's
+knowledge is of little use there. `listen` writes down what Whisper's encoder (Radford et al. 2022, arXiv
+2212.04356; a transformers folder of `openai/whisper-base`) makes of every utterance, once, and `student` is
+`bert2ctc` with those frames in place of log-mel energies, and with a stack and a projection in place of the
+convolutions that subsample. All else is the product's own: data, cache, objective, trainer, decoding. The
+ear hears each utterance at one speed: `augmentation.speed_factors=[1.0]`, and `features.mel_bins=256`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from options import FILE_OR_FOLDER, PATH
+from rich.progress import track
+from torch import Tensor, nn
+
+import pipeline.processes as processes
+import student.model.conformer as conformer_room
+import student.model.student_model as model_room
+from pipeline.config import load_config
+from pipeline.corpus.prepared import sound_preparation
+from pipeline.paths import roots_from
+from student.config import ConformerConfig, FeatureConfig
+from student.data.dataset import read_audio
+from student.data.manifest import read_manifest
+from student.frames import frames_after_convolutions, frames_of
+from student.model.dropout import Dropout
+from student.model.features import LogMel
+
+STORE_VARIABLE = "BERT2CTC_EAR_STORE"
+EAR_FRAME_SAMPLES, LONGEST_SAMPLES = (
+    320,
+    480_000,
+)  # 20 ms of 16 kHz; 30 s, which is all that Whisper has positions for
+INDEX, FRAMES, WIDTH = "index.json", "frames.f16", 512  # of Whisper base
+
+
+def key_of(samples: np.ndarray) -> str:
+    """The name of an utterance by its int16 samples."""
+    return hashlib.blake2b(np.ascontiguousarray(samples).tobytes(), digest_size=16).hexdigest()
+
+
+class StoredFeatures(LogMel):
+    """The ear's frames in place of log-mel energies: half of each 20 ms frame for each 10 ms."""
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__(config)
+        folder = Path(os.environ[STORE_VARIABLE])
+        self.index: dict[str, list[int]] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        self.frames = np.memmap(folder / FRAMES, np.float16, "r").reshape(-1, WIDTH)
+
+    def log_energies(self, waveforms: Tensor, sample_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, WIDTH / 2) and frame lengths; raises KeyError for what the ear has not heard."""
+        lengths = frames_of(sample_lengths, self.config)
+        energies = torch.zeros(len(waveforms), int(lengths.max()), WIDTH // 2)
+        for row, (waveform, samples) in enumerate(zip(waveforms.cpu(), sample_lengths.tolist(), strict=True)):
+            heard = (waveform[:samples] * 32768).round().to(torch.int16).numpy()
+            start, count = self.index[key_of(heard)]
+            halves = torch.from_numpy(
+                self.frames[start : start + count].reshape(-1, WIDTH // 2).astype(np.float32)
+            )
+            length = min(int(lengths[row]), len(halves))
+            energies[row, :length] = halves[:length]
+        return energies.to(waveforms.device), lengths
+
+
+class Stack(nn.Module):
+    """Four frames of 10 ms side by side, projected: (B, T, F) to (B, T', D), T' as convolutions have it."""
+
+    def __init__(self, config: ConformerConfig, mel_bins: int) -> None:
+        super().__init__()
+        self.factor = config.subsampling
+        self.project = nn.Linear(self.factor * mel_bins, config.model_dim)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """No frame sees another's padding, for none is shared."""
+        num_frames = frames_after_convolutions(features.shape[1], self.factor)
+        stacked = features[:, : self.factor * num_frames].unflatten(1, (num_frames, self.factor)).flatten(2)
+        dropped: Tensor = self.dropout(self.project(stacked))
+        return dropped
+
+
+@click.group()
+def main() -> None:
+    """Students that hear through Whisper's encoder."""
+
+
+@main.command()
+@click.argument("config")
+@click.option(
+    "--ear", type=FILE_OR_FOLDER, required=True, help="a transformers folder of a Whisper of width 512"
+)
+@click.option("--store", type=PATH, required=True, help="written: its frames, 2 GB for 11 hours")
+def listen(config: str, ear: Path, store: Path) -> None:
+    """Encode every utterance of CONFIG's prepared splits, each by itself and without padding."""
+    from transformers import WhisperFeatureExtractor, WhisperModel
+
+    experiment = load_config(config)
+    encoder = WhisperModel.from_pretrained(ear, local_files_only=True, use_safetensors=True).encoder.eval()
+    log_mel = WhisperFeatureExtractor()
+    roots = roots_from({})
+    folder = sound_preparation(experiment, roots)
+    utterances = [one for split in experiment.data.splits for one in read_manifest(folder / f"{split}.jsonl")]
+    store.mkdir(parents=True, exist_ok=True)
+    index: dict[str, tuple[int, int]] = {}
+    written = 0
+    with (store / FRAMES).open("wb") as file:
+        for utterance in track(utterances, description="listening"):
+            samples = read_audio(roots.data / utterance.audio, 16_000)
+            count = 0
+            for start in range(0, len(samples), LONGEST_SAMPLES):
+                piece = samples[start : start + LONGEST_SAMPLES].astype(np.float32) / 32768
+                frames = _encoded(encoder, log_mel, piece)
+                file.write(frames.numpy().astype(np.float16).tobytes())
+                count += len(frames)
+            index[key_of(samples)] = (written, count)
+            written += count
+    (store / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    click.echo(f"{len(index):,} utterances, {written:,} frames of 20 ms in {store}")
+
+
+@torch.inference_mode()
+def _encoded(encoder: nn.Module, log_mel, samples: np.ndarray) -> Tensor:
+    """(W, WIDTH), W a frame of 20 ms each, of at most 30 s; Whisper's own encoder, with as many positions."""
+    whole = -(-len(samples) // EAR_FRAME_SAMPLES) * EAR_FRAME_SAMPLES
+    padded = np.pad(samples, (0, whole - len(samples)))
+    mel = log_mel(padded, sampling_rate=16_000, return_tensors="pt", padding="do_not_pad").input_features
+    with torch.autocast("cpu", torch.bfloat16):
+        x = nn.functional.gelu(encoder.conv1(mel))
+        x = nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)
+        x = x + encoder.embed_positions.weight[: x.shape[1]]
+        for layer in encoder.layers:
+            out = layer(x, None)
+            x = out[0] if isinstance(out, tuple) else out
+        return encoder.layer_norm(x)[0].float()
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--store", type=FILE_OR_FOLDER, required=True)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def student(store: Path, arguments: tuple[str, ...]) -> None:
+    """`bert2ctc ARGUMENTS`, with the ear's frames in place of log-mel energies."""
+    from pipeline.__main__ import main as bert2ctc
+
+    def program_of(of_command: Sequence[str]) -> list[str]:
+        this = [sys.executable, __file__, "student", "--store", str(store.absolute()), "--"]
+        return [*this, *of_command, "--json"]
+
+    processes.program_of = program_of  # an experiment's students hear so too
+    os.environ[STORE_VARIABLE] = str(store)
+    model_room.LogMel, conformer_room.Subsampling = StoredFeatures, Stack  # type: ignore[misc, assignment]
+    sys.argv = ["bert2ctc", *arguments]
+    bert2ctc()
+
+
+if __name__ == "__main__":
+    main()
