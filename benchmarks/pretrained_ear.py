@@ -57,7 +57,9 @@ class StoredFeatures(LogMel):
     """The ear's frames in place of log-mel energies: half of each 20 ms frame for each 10 ms."""
 
     def __init__(self, config: FeatureConfig) -> None:
-        super().__init__(config)
+        super().__init__(FeatureConfig())  # its mel scale is not asked
+        self.config = config
+        self.mean, self.deviation = torch.zeros(WIDTH // 2), torch.ones(WIDTH // 2)
         folder = Path(os.environ[STORE_VARIABLE])
         self.index: dict[str, list[int]] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         self.frames = np.memmap(folder / FRAMES, np.float16, "r").reshape(-1, WIDTH)
@@ -124,7 +126,7 @@ def listen(config: str, ear: Path, store: Path) -> None:
             count = 0
             for start in range(0, len(samples), LONGEST_SAMPLES):
                 piece = samples[start : start + LONGEST_SAMPLES].astype(np.float32) / 32768
-                frames = _encoded(encoder, log_mel, piece)
+                frames = encoded(encoder, log_mel, piece)
                 file.write(frames.numpy().astype(np.float16).tobytes())
                 count += len(frames)
             index[key_of(samples)] = (written, count)
@@ -134,7 +136,7 @@ def listen(config: str, ear: Path, store: Path) -> None:
 
 
 @torch.inference_mode()
-def _encoded(encoder: nn.Module, log_mel, samples: np.ndarray) -> Tensor:
+def encoded(encoder: nn.Module, log_mel, samples: np.ndarray) -> Tensor:
     """(W, WIDTH), W a frame of 20 ms each, of at most 30 s; Whisper's own encoder, with as many positions."""
     whole = -(-len(samples) // EAR_FRAME_SAMPLES) * EAR_FRAME_SAMPLES
     padded = np.pad(samples, (0, whole - len(samples)))

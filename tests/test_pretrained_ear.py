@@ -1,0 +1,97 @@
+"""Students that hear through a pretrained encoder: its own frames, found by the samples, free of padding."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from student.config import ConformerConfig, FeatureConfig
+from student.frames import frames_after_convolutions
+
+
+@pytest.fixture(scope="module")
+def ear() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+        import pretrained_ear
+
+        yield pretrained_ear
+        for name in ("pretrained_ear", "options"):
+            sys.modules.pop(name, None)
+
+
+def test_frames_are_whispers_own_over_all_of_its_positions(ear: ModuleType) -> None:
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+    torch.manual_seed(1)
+    config = WhisperConfig(
+        d_model=64, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=64, vocab_size=8, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    encoder, log_mel = WhisperModel(config).eval().encoder, WhisperFeatureExtractor()
+    samples = (0.1 * np.random.default_rng(1).standard_normal(ear.LONGEST_SAMPLES)).astype(np.float32)
+    frames = ear.encoded(encoder, log_mel, samples)
+    with torch.inference_mode():
+        features = log_mel(samples, sampling_rate=16_000, return_tensors="pt").input_features
+        expected = encoder(features).last_hidden_state[0]
+    torch.testing.assert_close(frames, expected, atol=0.05, rtol=0.05)  # bfloat16
+    assert len(ear.encoded(encoder, log_mel, samples[:32_001])) == 101  # 20 ms each, the last one begun
+
+
+@pytest.fixture
+def heard(
+    ear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[torch.nn.Module, list[torch.Tensor]]:
+    """Stored features of two utterances, and the utterances."""
+    random = np.random.default_rng(2)
+    lengths, index, written = (8_000, 4_800), {}, 0
+    spoken = [random.integers(-3000, 3000, length).astype(np.int16) for length in lengths]
+    stored = random.standard_normal((sum(lengths) // 320, ear.WIDTH)).astype(np.float16)
+    for samples in spoken:
+        index[ear.key_of(samples)] = (written, len(samples) // 320)
+        written += len(samples) // 320
+    (tmp_path / ear.FRAMES).write_bytes(stored.tobytes())
+    (tmp_path / ear.INDEX).write_text(json.dumps(index))
+    monkeypatch.setenv(ear.STORE_VARIABLE, str(tmp_path))
+    features = ear.StoredFeatures(FeatureConfig(mel_bins=ear.WIDTH // 2))
+    return features, [torch.from_numpy(samples / np.float32(32768)) for samples in spoken]
+
+
+def test_an_utterance_is_found_by_its_samples_whatever_is_beside_it(
+    ear: ModuleType, heard: tuple[torch.nn.Module, list[torch.Tensor]]
+) -> None:
+    features, (long, short) = heard
+    batch = torch.nn.utils.rnn.pad_sequence([long, short], batch_first=True)
+    both, lengths = features(batch, torch.tensor([len(long), len(short)]))
+    alone, (length,) = features(short.unsqueeze(0), torch.tensor([len(short)]))
+    torch.testing.assert_close(both[1, : int(length)], alone[0])
+    assert not both[1, int(lengths[1]) :].any()
+    with pytest.raises(KeyError):
+        features(torch.flip(long, (0,)).unsqueeze(0), torch.tensor([len(long)]))
+
+
+def test_normalised_frames_have_mean_zero(heard: tuple[torch.nn.Module, list[torch.Tensor]]) -> None:
+    features, utterances = heard
+    batches = [(one.unsqueeze(0), torch.tensor([len(one)])) for one in utterances]
+    features.fit(batches)
+    frames = torch.cat([features(*batch)[0][0] for batch in batches])
+    torch.testing.assert_close(frames.mean(0), torch.zeros(frames.shape[1]), atol=1e-4, rtol=0)
+
+
+def test_a_stack_has_the_convolutions_lengths_and_no_frame_of_the_padding(ear: ModuleType) -> None:
+    config = ConformerConfig(dropout=0.0)
+    stack = ear.Stack(config, 16).eval()
+    for num_frames in (7, 50, 51, 52, 53):
+        features = torch.randn(1, num_frames, 16)
+        padded = torch.nn.functional.pad(features, (0, 0, 0, 9), value=5.0)
+        num_stacked = frames_after_convolutions(num_frames, config.subsampling)
+        assert stack(features).shape == (1, num_stacked, config.model_dim)
+        torch.testing.assert_close(stack(padded)[:, :num_stacked], stack(features))
