@@ -10,7 +10,7 @@ from pathlib import Path
 
 from on_a_gpu_figures import everything, figures, tests
 from on_a_gpu_parts import LOGS, OUT, end_with_all, summarise
-from on_a_gpu_students import compiling, device, prepare, smoke, students, teacher
+from on_a_gpu_students import compiling, device, listen, prepare, smoke, students, teacher
 from on_a_gpu_unpacking import receive
 
 
@@ -34,6 +34,7 @@ def main() -> None:
     training.add_argument("--timed-seconds", type=float, default=8.0)
     training.add_argument("--most-steps", type=int, default=10**9)
     training.add_argument("--patience", type=float, default=120.0, help="seconds, for the caches")
+    training.add_argument("--listening-limit", type=float, default=150.0, help="seconds of the ear, if any")
     for command in (background["teacher"], training):
         command.add_argument("--set", action="append", default=[], dest="overrides")
     commands.add_parser("summary")
@@ -57,6 +58,7 @@ def main() -> None:
         tests(options.limit)
     elif options.command == "students":
         prepare()
+        listen(options.listening_limit)
         students(options)
     elif options.command == "summary":
         print(device())

@@ -9,7 +9,9 @@
 #   benchmarks/on_a_gpu.sh compile            compiles the students' blocks, in the background; used where it pays
 #   benchmarks/on_a_gpu.sh students           one encoder, then every student of on_a_gpu_students.toml from it, side by side;
 #                                             it goes on from WORK/encoder, a run folder, where `receive` unpacked one, and
-#                                             is that very one with --base-seconds 0
+#                                             is that very one with --base-seconds 0; where there is WORK/ear, a
+#                                             transformers folder of Whisper base, students hear through its
+#                                             encoder (benchmarks/pretrained_ear.py), with four blocks of their own
 #   benchmarks/on_a_gpu.sh summary            what was done, how long it took, what went wrong
 #
 # `teacher` reads manifests: of speech that is received and prepared, or brought along as WORK/runs/prepared, to be put

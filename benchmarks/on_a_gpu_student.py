@@ -82,7 +82,12 @@ def main() -> None:
     parser.add_argument("--most-steps", type=int, default=10**9)
     parser.add_argument("--peers", type=int, default=1)
     parser.add_argument("--meet", type=Path, required=True)
+    parser.add_argument("--ear", type=Path, help="a store of pretrained_ear.py, to hear by")
     options = parser.parse_args()
+    if options.ear:
+        from pretrained_ear import install
+
+        install(options.ear)
     roots, started = roots_from({}), time.monotonic()
     job = training_job(load_config(options.config, options.overrides), roots, options.run_dir, "")
     meeting = Meeting(options.meet, options.name, options.peers)

@@ -32,6 +32,11 @@ HERE = Path(__file__).resolve().parent
 CONFIG, STUDENTS = HERE / "on_a_gpu.toml", HERE / "on_a_gpu_students.toml"
 RUNS, BASE_MODEL = WORK / "runs", WORK / "base-model"
 ENCODER = WORK / "encoder"  # a run folder brought along: the base goes on from it
+EAR, HEARD = WORK / "ear", WORK / "heard"  # Whisper's encoder, where one was brought along, and what it hears
+EAR_SETTINGS = (
+    *("features.mel_bins=256", "features.highest_hz=0.0", "augmentation.speed_factors=[1.0]"),
+    *("conformer.num_layers=4", "conformer.taps=[2,3]"),
+)
 # Students alone multiply float32 in TF32: tests hold float32 to a CPU, a rival in float32 is timed as it is.
 IN_TF32 = ["env", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1", sys.executable]
 TEACHER = ["--set", f"teacher.model={BASE_MODEL}"]
@@ -51,6 +56,18 @@ def prepare() -> None:
     if run_part("prepare", command, 120).code and (RUNS / "prepared").is_dir():
         shutil.move(RUNS / "prepared", RUNS / f"prepared-elsewhere-{int(time.time())}")
         run_part("prepare_anew", command, 120)
+
+
+def listen(limit: float) -> None:
+    """What the ear hears of all speech, where there is one; its students hear nothing else."""
+    if EAR.is_dir():
+        device = "cuda" if _sees_a_gpu() else "cpu"
+        command = [sys.executable, str(HERE / "pretrained_ear.py"), "listen", str(CONFIG), "--ear", str(EAR)]
+        run_part("listen", [*command, "--store", str(HEARD), "--device", device], limit)
+
+
+def _sees_a_gpu() -> bool:
+    return device() != "no GPU"
 
 
 def teacher(overrides: Sequence[str], limit: float) -> None:
@@ -94,7 +111,7 @@ def students(options: argparse.Namespace) -> None:
     """
     table, base = _students(), RUNS / "base" if options.base_seconds else ENCODER
     branches = {name: own for name, own in table.items() if name != "base"}
-    common = [*TEACHER, *_sets(options.overrides)]
+    common = [*TEACHER, *_sets(EAR_SETTINGS if EAR.is_dir() else ()), *_sets(options.overrides)]
     if options.base_seconds:
         brought = _sets([f"trainer.initial_checkpoint={ENCODER}"]) if ENCODER.is_dir() else []
         _train_base(table["base"], [*common, *brought], options)
@@ -112,7 +129,7 @@ def students(options: argparse.Namespace) -> None:
     collect()  # the machine may be gone before the last word is heard
     splits = [argument for split in _ladder()["evaluate"] for argument in ("--split", split)]
     scoring = {
-        f"evaluate_{name}": cli("evaluate", str(RUNS / name), *splits, "--json")
+        f"evaluate_{name}": _heard_so("evaluate", str(RUNS / name), *splits, "--json")
         for name in table
         if (RUNS / name).is_dir()
     }
@@ -141,7 +158,22 @@ def _student(
         *(*IN_TF32, str(HERE / "on_a_gpu_student.py"), "--name", name, "--run-dir", str(run)),
         *("--config", str(CONFIG), *common, *overrides, "--seconds", str(seconds), "--peers", str(peers)),
         *("--timed-seconds", str(options.timed_seconds), "--most-steps", str(options.most_steps)),
-        *("--meet", str(meeting)),
+        *("--meet", str(meeting), *(("--ear", str(HEARD)) if EAR.is_dir() else ())),
+    ]
+
+
+def _heard_so(*arguments: str) -> list[str]:
+    """`bert2ctc ARGUMENTS`, for students of the ear where there is one."""
+    if not EAR.is_dir():
+        return cli(*arguments)
+    return [
+        sys.executable,
+        str(HERE / "pretrained_ear.py"),
+        "student",
+        "--store",
+        str(HEARD),
+        "--",
+        *arguments,
     ]
 
 

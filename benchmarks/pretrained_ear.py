@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -39,6 +40,7 @@ from student.data.manifest import read_manifest
 from student.frames import frames_after_convolutions, frames_of
 from student.model.dropout import Dropout
 from student.model.features import LogMel
+from teacher_cache.common.cores import num_cores
 
 STORE_VARIABLE = "BERT2CTC_EAR_STORE"
 EAR_FRAME_SAMPLES, LONGEST_SAMPLES = (
@@ -62,21 +64,21 @@ class StoredFeatures(LogMel):
         self.mean, self.deviation = torch.zeros(WIDTH // 2), torch.ones(WIDTH // 2)
         folder = Path(os.environ[STORE_VARIABLE])
         self.index: dict[str, list[int]] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        self.frames = np.memmap(folder / FRAMES, np.float16, "r").reshape(-1, WIDTH)
+        # "c": mapped, not read, and what would be written to it would stay in memory
+        self.halves = torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "c").reshape(-1, WIDTH // 2))
 
     def log_energies(self, waveforms: Tensor, sample_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, WIDTH / 2) and frame lengths; raises KeyError for what the ear has not heard."""
-        lengths = frames_of(sample_lengths, self.config)
-        energies = torch.zeros(len(waveforms), int(lengths.max()), WIDTH // 2)
+        device, lengths = waveforms.device, frames_of(sample_lengths, self.config)
+        if self.halves.device != device:
+            self.halves = self.halves.to(device)
+        energies = torch.zeros(len(waveforms), int(lengths.max()), WIDTH // 2, device=device)
         for row, (waveform, samples) in enumerate(zip(waveforms.cpu(), sample_lengths.tolist(), strict=True)):
             heard = (waveform[:samples] * 32768).round().to(torch.int16).numpy()
             start, count = self.index[key_of(heard)]
-            halves = torch.from_numpy(
-                self.frames[start : start + count].reshape(-1, WIDTH // 2).astype(np.float32)
-            )
-            length = min(int(lengths[row]), len(halves))
-            energies[row, :length] = halves[:length]
-        return energies.to(waveforms.device), lengths
+            length = min(int(lengths[row]), 2 * count)
+            energies[row, :length] = self.halves[2 * start : 2 * start + length]
+        return energies, lengths
 
 
 class Stack(nn.Module):
@@ -96,6 +98,19 @@ class Stack(nn.Module):
         return dropped
 
 
+def install(store: Path) -> None:
+    """Students of this process, and of the commands that it starts, hear from now on by what the store holds."""
+    os.environ[STORE_VARIABLE] = str(store.absolute())
+    model_room.LogMel, conformer_room.Subsampling = StoredFeatures, Stack  # type: ignore[misc, assignment]
+    processes.program_of = program_of  # before anybody else imports it
+
+
+def program_of(arguments: Sequence[str]) -> list[str]:
+    """`bert2ctc ARGUMENTS --json` for students that hear so, as a program and its arguments."""
+    store = os.environ[STORE_VARIABLE]
+    return [sys.executable, __file__, "student", "--store", store, "--", *arguments, "--json"]
+
+
 @click.group()
 def main() -> None:
     """Students that hear through Whisper's encoder."""
@@ -103,31 +118,29 @@ def main() -> None:
 
 @main.command()
 @click.argument("config")
-@click.option(
-    "--ear", type=FILE_OR_FOLDER, required=True, help="a transformers folder of a Whisper of width 512"
-)
-@click.option("--store", type=PATH, required=True, help="written: its frames, 2 GB for 11 hours")
-def listen(config: str, ear: Path, store: Path) -> None:
+@click.option("--ear", type=FILE_OR_FOLDER, required=True, help="a transformers folder of Whisper base")
+@click.option("--store", type=PATH, required=True, help="written: what it hears, 2 GB for 11 hours")
+@click.option("--device", default="cpu", show_default=True)
+def listen(config: str, ear: Path, store: Path, device: str) -> None:
     """Encode every utterance of CONFIG's prepared splits, each by itself and without padding."""
     from transformers import WhisperFeatureExtractor, WhisperModel
 
-    experiment = load_config(config)
-    encoder = WhisperModel.from_pretrained(ear, local_files_only=True, use_safetensors=True).encoder.eval()
-    log_mel = WhisperFeatureExtractor()
-    roots = roots_from({})
+    experiment, roots, log_mel = load_config(config), roots_from({}), WhisperFeatureExtractor()
+    encoder = WhisperModel.from_pretrained(ear, local_files_only=True, use_safetensors=True).encoder
+    encoder.eval().to(device)
     folder = sound_preparation(experiment, roots)
     utterances = [one for split in experiment.data.splits for one in read_manifest(folder / f"{split}.jsonl")]
     store.mkdir(parents=True, exist_ok=True)
     index: dict[str, tuple[int, int]] = {}
     written = 0
-    with (store / FRAMES).open("wb") as file:
-        for utterance in track(utterances, description="listening"):
-            samples = read_audio(roots.data / utterance.audio, 16_000)
+    with (store / FRAMES).open("wb") as file, ThreadPoolExecutor(num_cores()) as readers:
+        read = readers.map(lambda one: read_audio(roots.data / one.audio, 16_000), utterances)
+        for samples in track(read, description="listening", total=len(utterances)):
             count = 0
             for start in range(0, len(samples), LONGEST_SAMPLES):
                 piece = samples[start : start + LONGEST_SAMPLES].astype(np.float32) / 32768
                 frames = encoded(encoder, log_mel, piece)
-                file.write(frames.numpy().astype(np.float16).tobytes())
+                file.write(frames.cpu().numpy().astype(np.float16).tobytes())
                 count += len(frames)
             index[key_of(samples)] = (written, count)
             written += count
@@ -141,8 +154,9 @@ def encoded(encoder: nn.Module, log_mel, samples: np.ndarray) -> Tensor:
     whole = -(-len(samples) // EAR_FRAME_SAMPLES) * EAR_FRAME_SAMPLES
     padded = np.pad(samples, (0, whole - len(samples)))
     mel = log_mel(padded, sampling_rate=16_000, return_tensors="pt", padding="do_not_pad").input_features
-    with torch.autocast("cpu", torch.bfloat16):
-        x = nn.functional.gelu(encoder.conv1(mel))
+    device = encoder.conv1.weight.device
+    with torch.autocast(device.type, torch.bfloat16):
+        x = nn.functional.gelu(encoder.conv1(mel.to(device)))
         x = nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)
         x = x + encoder.embed_positions.weight[: x.shape[1]]
         for layer in encoder.layers:
@@ -156,15 +170,9 @@ def encoded(encoder: nn.Module, log_mel, samples: np.ndarray) -> Tensor:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def student(store: Path, arguments: tuple[str, ...]) -> None:
     """`bert2ctc ARGUMENTS`, with the ear's frames in place of log-mel energies."""
+    install(store)
     from pipeline.__main__ import main as bert2ctc
 
-    def program_of(of_command: Sequence[str]) -> list[str]:
-        this = [sys.executable, __file__, "student", "--store", str(store.absolute()), "--"]
-        return [*this, *of_command, "--json"]
-
-    processes.program_of = program_of  # an experiment's students hear so too
-    os.environ[STORE_VARIABLE] = str(store)
-    model_room.LogMel, conformer_room.Subsampling = StoredFeatures, Stack  # type: ignore[misc, assignment]
     sys.argv = ["bert2ctc", *arguments]
     bert2ctc()
 

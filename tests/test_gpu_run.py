@@ -120,6 +120,28 @@ def test_branches_go_on_from_the_base_and_it_from_an_encoder_that_was_brought_al
     )
 
 
+def test_students_hear_through_an_ear_that_was_brought_along_and_are_measured_so(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, started = module("on_a_gpu_students"), dict[str, list[str]]()
+    monkeypatch.setattr(script, "run_side_by_side", lambda commands, *_: started.update(commands))
+    monkeypatch.setattr(script, "run_part", lambda name, command, limit: started.update({name: command}))
+    script.EAR.mkdir(parents=True)
+    (script.RUNS / "ctc").mkdir(parents=True)
+    script.OUT.mkdir()
+    options = {"base_seconds": 1.0, "branch_seconds": 1.0, "timed_seconds": 0.1, "most_steps": 3}
+    script.listen(1.0)
+    script.students(argparse.Namespace(**options, patience=0.0, overrides=[]))
+    assert started["listen"][started["listen"].index("--store") + 1] == str(script.HEARD)
+    for name in ("base", "ctc", "windowed_kd"):
+        assert started[name][-2:] == ["--ear", str(script.HEARD)]
+        assert "features.mel_bins=256" in started[name]
+    program = [sys.executable, str(BENCHMARKS / "pretrained_ear.py"), "student", "--store", str(script.HEARD)]
+    assert started["evaluate_ctc"][:5] == program
+    config = load_config(str(BENCHMARKS / "on_a_gpu.toml"), list(script.EAR_SETTINGS))
+    assert config.student.augmentation.speed_factors == (1.0,) and config.student.conformer.num_layers == 4
+
+
 def test_every_command_of_the_script_is_one_of_the_program(work: Path) -> None:
     shown = re.findall(r"on_a_gpu\.sh (\w+)", (BENCHMARKS / "on_a_gpu.sh").read_text(encoding="utf-8"))
     program = [sys.executable, str(BENCHMARKS / "on_a_gpu.py")]
