@@ -99,7 +99,7 @@ class Stack(nn.Module):
 
 
 def install(store: Path) -> None:
-    """Students of this process, and of the commands that it starts, hear from now on by what the store holds."""
+    """Students of this process, and of commands that it starts, hear from now on by what the store holds."""
     os.environ[STORE_VARIABLE] = str(store.absolute())
     model_room.LogMel, conformer_room.Subsampling = StoredFeatures, Stack  # type: ignore[misc, assignment]
     processes.program_of = program_of  # before anybody else imports it
