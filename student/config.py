@@ -39,7 +39,6 @@ BRANCHES = ("attention", "alignment")
 HISTORIES = ("full", "none")
 ATTENTIONS = ("free", "aligned")
 WINDOW_UNITS = ("word", "piece")
-HEARD = ("hidden", "units")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -64,11 +63,6 @@ class DecoderConfig:
     attention: str = setting(
         "free", "to every frame, or to the frames of the token's own word or piece (our variant)",
         choices=ATTENTIONS,
-    )  # fmt: skip
-    hears: str = setting(
-        "hidden", "what a decoder attends to: hidden states, or CTC's probabilities of the units at each "
-        "frame, so that it knows nothing that CTC does not write (our variant)",
-        choices=HEARD,
     )  # fmt: skip
     aligned_from_step: int = setting(0, "attention is free before it", unit="steps", low=0, high=10**9)
     window_unit: str = setting("word", "whose frames a token attends to when aligned", choices=WINDOW_UNITS)
@@ -278,11 +272,11 @@ class StudentConfig:
                 "would never begin; lower it, or set objective.ctc_weight=1"
             )
         if objective.branch == "alignment" and self.decoder != replace(
-            self.decoder, separate=False, history="full", attention="free", hears="hidden"
+            self.decoder, separate=False, history="full", attention="free"
         ):
             raise ValueError(
-                "decoder.separate, decoder.history, decoder.attention and decoder.hears are of attention "
-                'decoders; objective.branch = "alignment" has none'
+                "decoder.separate, decoder.history and decoder.attention are of attention decoders; "
+                'objective.branch = "alignment" has none'
             )
         if objective.uses_branch and self.conformer.model_dim % self.decoder.num_heads:
             raise ValueError(

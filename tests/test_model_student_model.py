@@ -81,31 +81,6 @@ def test_separate_decoders_differ_and_number_one_per_decoded_layer() -> None:
     assert not torch.allclose(scores[1].logits(), scores[2].logits())
 
 
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_decoders_that_hear_units_know_nothing_that_ctc_does_not_write(is_shared: bool) -> None:
-    decoder = replace(TINY.decoder, hears="units", shared=is_shared)
-    model = model_of(replace(TINY, decoder=decoder)).eval()
-    features, lengths, pieces = batch()
-    encoded = model.encode(features, lengths)
-    # a direction in which no unit's score changes: there are fewer units than hidden dimensions
-    unseen = torch.linalg.svd(model.ctc_head.weight.detach())[2][-1]
-    moved = encoded._replace(hidden={layer: hidden + 3 * unseen for layer, hidden in encoded.hidden.items()})
-    before, after = (model.decode(heard, pieces) for heard in (encoded, moved))
-    for layer in (1, 2, 3):
-        torch.testing.assert_close(before[layer].states, after[layer].states, atol=1e-5, rtol=0)
-    hidden_heard = model_of(replace(TINY, decoder=replace(TINY.decoder, shared=is_shared))).eval()
-    before, after = (hidden_heard.decode(heard, pieces) for heard in (encoded, moved))
-    assert not torch.allclose(before[3].states, after[3].states, atol=1e-2)
-
-
-def test_what_turns_units_into_what_is_heard_is_trained_and_thrown_away() -> None:
-    model = model_of(replace(TINY, decoder=replace(TINY.decoder, hears="units")))
-    model(*batch()).piece_scores[3].logits().sum().backward()
-    assert model.decoders["units_heard"].weight.grad.abs().sum() > 0
-    assert model.ctc_head.weight.grad.abs().sum() > 0
-    without_decoders(model)
-
-
 def test_settings_that_train_no_branch_build_no_decoder() -> None:
     alone = replace(TINY.objective, ctc_weight=1.0, distillation_weight=0.0)
     assert len(model_of(replace(TINY, objective=alone)).decoders) == 0

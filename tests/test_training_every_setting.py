@@ -55,7 +55,6 @@ CHANGES: dict[str, Any] = {
     "decoder.self_attention": False,
     "decoder.history": 0.5,
     "decoder.attention": "aligned",
-    "decoder.hears": "units",
     "decoder.aligned_from_step": 2,
     "decoder.window_frames": 0,
     "decoder.window_from_previous": True,

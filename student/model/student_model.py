@@ -17,7 +17,6 @@ from student.model.outputs import PieceScores, StudentOutput
 
 # Final layer's CTC logits (B, T', num_units) and frame lengths to bool (B, U + 1, T'): where tokens attend
 Windows = Callable[[Tensor, Tensor], Tensor]
-_UNITS_HEARD = "units_heard"  # among the decoders: training throws it away with them
 HARD, SOFT = "hard", "soft"  # who learns the transcript, and who the teacher
 
 
@@ -40,8 +39,6 @@ class Bert2CTC(nn.Module):
         if num_pieces is not None and config.objective.uses_branch:
             names = [self._decoder_name(layer, role) for layer in self.decoded_layers for role in self.roles]
             self.decoders.update({name: _decoder(config, num_pieces) for name in dict.fromkeys(names)})
-            if config.decoder.hears == "units":
-                self.decoders[_UNITS_HEARD] = nn.Linear(num_units, width, bias=False)
 
     @property
     def ctc_layers(self) -> tuple[int, ...]:
@@ -120,20 +117,19 @@ class Bert2CTC(nn.Module):
             raise StudentError("this model has no decoders; train it with objective.ctc_weight below 1")
         layers = layers or self.decoded_layers
         decoders = {layer: self._decoder_of(layer, role) for layer in layers}
-        heard = {layer: self._heard(encoded.hidden[layer]) for layer in layers}
         if self.config.objective.branch == "alignment":
-            states = heard
+            states = {layer: encoded.hidden[layer] for layer in layers}
         elif self.config.decoder.shared:
             stacked = decoders[layers[0]](
                 piece_inputs.repeat(len(layers), 1),
-                torch.cat([heard[layer] for layer in layers]),
+                torch.cat([encoded.hidden[layer] for layer in layers]),
                 encoded.frame_lengths.repeat(len(layers)),
                 None if windows is None else windows.repeat(len(layers), 1, 1),
             )
             states = dict(zip(layers, stacked.chunk(len(layers)), strict=True))
         else:
             states = {
-                layer: decoder(piece_inputs, heard[layer], encoded.frame_lengths, windows)
+                layer: decoder(piece_inputs, encoded.hidden[layer], encoded.frame_lengths, windows)
                 for layer, decoder in decoders.items()
             }
         return {
@@ -149,13 +145,6 @@ class Bert2CTC(nn.Module):
         decoder = self.decoders[self._decoder_name(layer, role)]
         assert isinstance(decoder, AttentionDecoder | AlignmentHead)
         return decoder
-
-    def _heard(self, hidden: Tensor) -> Tensor:
-        """What a decoder attends to: the hidden states, or what CTC makes of them, (B, T', D)."""
-        if self.config.decoder.hears == "hidden":
-            return hidden
-        heard: Tensor = self.decoders[_UNITS_HEARD](self.ctc_logits(hidden).softmax(dim=-1))
-        return heard
 
     def _conditioning(self, hidden: Tensor) -> Tensor:
         """What self-conditioning adds to a tap (Nozaki and Komatsu 2021, equation 12)."""
