@@ -59,15 +59,10 @@ def prepare() -> None:
 
 
 def listen(limit: float) -> None:
-    """What the ear hears of all speech, where there is one; its students hear nothing else."""
-    if EAR.is_dir():
-        device = "cuda" if _sees_a_gpu() else "cpu"
+    """What the ear hears of all speech, once, where there is one; its students hear nothing else."""
+    if EAR.is_dir() and not (HEARD / "index.json").is_file():
         command = [sys.executable, str(HERE / "pretrained_ear.py"), "listen", str(CONFIG), "--ear", str(EAR)]
-        run_part("listen", [*command, "--store", str(HEARD), "--device", device], limit)
-
-
-def _sees_a_gpu() -> bool:
-    return device() != "no GPU"
+        run_part("listen", [*command, "--store", str(HEARD)], limit)
 
 
 def teacher(overrides: Sequence[str], limit: float) -> None:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import click
@@ -40,13 +40,12 @@ from student.data.manifest import read_manifest
 from student.frames import frames_after_convolutions, frames_of
 from student.model.dropout import Dropout
 from student.model.features import LogMel
+from student.training.device import choose_device
 from teacher_cache.common.cores import num_cores
+from teacher_cache.common.files import write_whole
 
-STORE_VARIABLE = "BERT2CTC_EAR_STORE"
-EAR_FRAME_SAMPLES, LONGEST_SAMPLES = (
-    320,
-    480_000,
-)  # 20 ms of 16 kHz; 30 s, which is all that Whisper has positions for
+EAR_FRAME_SAMPLES = 320  # 20 ms of 16 kHz
+LONGEST_SAMPLES = 480_000  # 30 s, which is all that Whisper has positions for
 INDEX, FRAMES, WIDTH = "index.json", "frames.f16", 512  # of Whisper base
 
 
@@ -58,11 +57,10 @@ def key_of(samples: np.ndarray) -> str:
 class StoredFeatures(LogMel):
     """The ear's frames in place of log-mel energies: half of each 20 ms frame for each 10 ms."""
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, folder: Path, config: FeatureConfig) -> None:
         super().__init__(FeatureConfig())  # its mel scale is not asked
         self.config = config
         self.mean, self.deviation = torch.zeros(WIDTH // 2), torch.ones(WIDTH // 2)
-        folder = Path(os.environ[STORE_VARIABLE])
         self.index: dict[str, list[int]] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         # "c": mapped, not read, and what would be written to it would stay in memory
         self.halves = torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "c").reshape(-1, WIDTH // 2))
@@ -100,15 +98,14 @@ class Stack(nn.Module):
 
 def install(store: Path) -> None:
     """Students of this process, and of commands that it starts, hear from now on by what the store holds."""
-    os.environ[STORE_VARIABLE] = str(store.absolute())
-    model_room.LogMel, conformer_room.Subsampling = StoredFeatures, Stack  # type: ignore[misc, assignment]
-    processes.program_of = program_of  # before anybody else imports it
+    model_room.LogMel = partial(StoredFeatures, store)  # type: ignore[misc, assignment]
+    conformer_room.Subsampling = Stack  # type: ignore[misc, assignment]
+    processes.program_of = partial(program_of, store.absolute())  # before anybody else imports it
 
 
-def program_of(arguments: Sequence[str]) -> list[str]:
+def program_of(store: Path, arguments: Sequence[str]) -> list[str]:
     """`bert2ctc ARGUMENTS --json` for students that hear so, as a program and its arguments."""
-    store = os.environ[STORE_VARIABLE]
-    return [sys.executable, __file__, "student", "--store", store, "--", *arguments, "--json"]
+    return [sys.executable, __file__, "student", "--store", str(store), "--", *arguments, "--json"]
 
 
 @click.group()
@@ -120,17 +117,18 @@ def main() -> None:
 @click.argument("config")
 @click.option("--ear", type=FILE_OR_FOLDER, required=True, help="a transformers folder of Whisper base")
 @click.option("--store", type=PATH, required=True, help="written: what it hears, 2 GB for 11 hours")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="auto", show_default=True)
 def listen(config: str, ear: Path, store: Path, device: str) -> None:
     """Encode every utterance of CONFIG's prepared splits, each by itself and without padding."""
     from transformers import WhisperFeatureExtractor, WhisperModel
 
     experiment, roots, log_mel = load_config(config), roots_from({}), WhisperFeatureExtractor()
     encoder = WhisperModel.from_pretrained(ear, local_files_only=True, use_safetensors=True).encoder
-    encoder.eval().to(device)
+    encoder.eval().to(choose_device(device))
     folder = sound_preparation(experiment, roots)
     utterances = [one for split in experiment.data.splits for one in read_manifest(folder / f"{split}.jsonl")]
     store.mkdir(parents=True, exist_ok=True)
+    (store / INDEX).unlink(missing_ok=True)  # written last: frames without it are of a listening cut short
     index: dict[str, tuple[int, int]] = {}
     written = 0
     with (store / FRAMES).open("wb") as file, ThreadPoolExecutor(num_cores()) as readers:
@@ -144,7 +142,7 @@ def listen(config: str, ear: Path, store: Path, device: str) -> None:
                 count += len(frames)
             index[key_of(samples)] = (written, count)
             written += count
-    (store / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    write_whole(store / INDEX, json.dumps(index))
     click.echo(f"{len(index):,} utterances, {written:,} frames of 20 ms in {store}")
 
 

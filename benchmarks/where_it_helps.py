@@ -22,39 +22,36 @@ from options import FILE_OR_FOLDER, json_option, write_figures
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.comparison.run_facts import RunFacts, read_run
+from pipeline.comparison.differences import paired_interval
+from pipeline.comparison.run_facts import read_run
+from pipeline.comparison.systems import systems_of
 from pipeline.config import load_config
 from pipeline.corpus.prepared import sound_preparation
-from pipeline.error_rates.intervals import bootstrap_ratios, interval
 from pipeline.paths import roots_from
+from student.data.character_spans import unit_spans
 from student.data.manifest import read_manifest
 from student.decoding.names import GREEDY
-from student.metrics import WordPair, align_words
+from student.metrics import WordPair
 from teacher_cache import store
 from teacher_cache.config import CacheConfig
 from teacher_cache.passages import passages_of
 from teacher_cache.store.inspection import InspectedPassage, inspect_passages
 
 PROBABILITIES = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0)
-NEIGHBOURS, CONTINUATION = 2, "##"
+NEIGHBOURS = 2
 
 
 def word_probabilities(inspected: InspectedPassage, words: Sequence[str]) -> list[float]:
-    """The teacher's probability of each word: of its WordPieces, an apostrophe's word being one word."""
-    found, at = [], 0
-    tokens = inspected.tokens
-    for word in words:
-        spelled, probability = "", 1.0
-        while len(spelled) < len(word):
-            spelled += tokens[at].piece.removeprefix(CONTINUATION)
-            probability *= tokens[at].probability
-            at += 1
-        if spelled != word:
-            raise click.ClickException(
-                f"{inspected.name}: pieces spell {spelled!r} where the transcript has {word!r}"
-            )
-        found.append(probability)
-    return found
+    """The teacher's probability of each word: the product over its pieces, whatever the tokenizer."""
+    pieces, text = [token.piece for token in inspected.tokens], " ".join(words)
+    spans = unit_spans(pieces, words, text, whole_words=False)
+    if spans is None:
+        raise click.ClickException(
+            f"{inspected.name}: pieces spell {' '.join(pieces)!r} where the transcript has {text!r}"
+        )
+    found = np.ones(len(words))
+    np.multiply.at(found, spans[:-1, 0], [token.probability for token in inspected.tokens])
+    return found.tolist()
 
 
 def heard_words(pairs: Sequence[WordPair]) -> list[bool]:
@@ -81,12 +78,12 @@ def row_of(
     if not chosen.any():
         return {"words": name, "number": 0}
     picked = [speaker for speaker, is_in in zip(speakers, chosen, strict=True) if is_in]
-    errors = np.stack([wrong[side][:, chosen].mean(axis=0) for side in sides])
-    drawn = bootstrap_ratios(errors, np.ones_like(errors), picked)
-    ours, theirs = errors.mean(axis=1)
+    of_ours, of_theirs = (wrong[side][:, chosen] for side in sides)
+    bounds = paired_interval(of_ours, of_theirs, np.ones(len(picked)), picked)
+    ours, theirs = of_ours.mean(), of_theirs.mean()
     return {
         "words": name, "number": int(chosen.sum()), "ours": float(ours), "theirs": float(theirs),
-        "difference": float(ours - theirs), "interval": interval(drawn[:, 0] - drawn[:, 1]),
+        "difference": float(ours - theirs), "interval": bounds,
     }  # fmt: skip
 
 
@@ -125,7 +122,13 @@ def main(
 ) -> None:  # fmt: skip
     """Error rates of words by what the teacher knew of them."""
     roots = roots_from({})
-    facts = [read_run(path, roots) for path in (*ours, *theirs, base)]
+    runs = [read_run(path, roots) for path in (*ours, *theirs)]
+    test_set, systems = systems_of([(run, GREEDY) for run in runs], split)
+    heard_set, (hearing,) = systems_of([(read_run(base, roots), GREEDY)], split)
+    if (heard_set.ids, heard_set.references) != (test_set.ids, test_set.references):
+        raise click.ClickException(
+            f"{base}: evaluated on other utterances than --ours; evaluate both on one split"
+        )
     path = store.resolve(roots.cache, cache)
     recipe = store.read_manifest(path).recipe
     prepared = sound_preparation(load_config(config), roots)
@@ -135,18 +138,17 @@ def main(
     )
     named = {one.id: passage for one, passage in zip(utterances, passages, strict=True)}
     inspected = {shown.name: shown for shown in inspect_passages(path, named, 1)}
-    heard_by = [_heard(run, split) for run in facts]
-    probabilities: list[float] = []
-    neighbours: list[int] = []
-    speakers: list[str] = []
-    wrong: list[list[bool]] = [[] for _ in facts[:-1]]
-    for one in utterances:
-        words = one.text.split()
-        probabilities += word_probabilities(inspected[one.id], words)
-        neighbours += neighbours_heard(heard_by[-1][one.id])
-        speakers += [one.speaker] * len(words)
-        for of_run, heard in zip(wrong, heard_by, strict=False):
-            of_run += [not is_right for is_right in heard[one.id]]
+    words_of = [reference.split() for reference in test_set.references]
+    probabilities = [
+        probability
+        for name, words in zip(test_set.ids, words_of, strict=True)
+        for probability in word_probabilities(inspected[name], words)
+    ]
+    neighbours = [count for pairs in hearing.alignments[0] for count in neighbours_heard(heard_words(pairs))]
+    blocks = test_set.speakers or test_set.ids
+    speakers = [block for block, words in zip(blocks, words_of, strict=True) for _ in words]
+    aligned = [of_run for system in systems for of_run in system.alignments]
+    wrong = [[not is_right for pairs in of_run for is_right in heard_words(pairs)] for of_run in aligned]
     sides = (slice(0, len(ours)), slice(len(ours), None))
     found = rows(np.array(probabilities), np.array(neighbours), np.array(wrong, float), speakers, sides)
     Console(stderr=True).print(_table(found))
@@ -154,17 +156,11 @@ def main(
         json_file,
         {
             "split": split,
-            "ours": [f.name for f in facts[: len(ours)]],
-            "theirs": [f.name for f in facts[len(ours) : -1]],
+            "ours": [run.name for run in runs[: len(ours)]],
+            "theirs": [run.name for run in runs[len(ours) :]],
             "rows": found,
         },
     )
-
-
-def _heard(run: RunFacts, split: str) -> dict[str, list[bool]]:
-    said = run.evaluations[GREEDY][split].utterances
-    aligned = align_words([one.reference for one in said], [one.hypothesis for one in said])
-    return {one.id: heard_words(pairs) for one, pairs in zip(said, aligned, strict=True)}
 
 
 def _table(found: Sequence[dict[str, Any]]) -> Table:

@@ -131,8 +131,14 @@ def test_students_hear_through_an_ear_that_was_brought_along_and_are_measured_so
     script.OUT.mkdir()
     options = {"base_seconds": 1.0, "branch_seconds": 1.0, "timed_seconds": 0.1, "most_steps": 3}
     script.listen(1.0)
+    listening = started["listen"]
+    script.HEARD.mkdir()
+    (script.HEARD / "index.json").write_text("{}")
+    started.clear()
+    script.listen(1.0)
+    assert not started  # a second call of the loan does not listen again
     script.students(argparse.Namespace(**options, patience=0.0, overrides=[]))
-    assert started["listen"][started["listen"].index("--store") + 1] == str(script.HEARD)
+    assert listening[listening.index("--store") + 1] == str(script.HEARD)
     for name in ("base", "ctc", "windowed_kd"):
         assert started[name][-2:] == ["--ear", str(script.HEARD)]
         assert "features.mel_bins=256" in started[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +22,6 @@ def ear() -> Iterator[ModuleType]:
         import pretrained_ear
 
         yield pretrained_ear
-        for name in ("pretrained_ear", "options"):
-            sys.modules.pop(name, None)
 
 
 def test_frames_are_whispers_own_over_all_of_its_positions(ear: ModuleType) -> None:
@@ -47,9 +44,7 @@ def test_frames_are_whispers_own_over_all_of_its_positions(ear: ModuleType) -> N
 
 
 @pytest.fixture
-def heard(
-    ear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[torch.nn.Module, list[torch.Tensor]]:
+def heard(ear: ModuleType, tmp_path: Path) -> tuple[torch.nn.Module, list[torch.Tensor]]:
     """Stored features of two utterances, and the utterances."""
     random = np.random.default_rng(2)
     lengths, index, written = (8_000, 4_800), {}, 0
@@ -60,8 +55,7 @@ def heard(
         written += len(samples) // 320
     (tmp_path / ear.FRAMES).write_bytes(stored.tobytes())
     (tmp_path / ear.INDEX).write_text(json.dumps(index))
-    monkeypatch.setenv(ear.STORE_VARIABLE, str(tmp_path))
-    features = ear.StoredFeatures(FeatureConfig(mel_bins=ear.WIDTH // 2))
+    features = ear.StoredFeatures(tmp_path, FeatureConfig(mel_bins=ear.WIDTH // 2))
     return features, [torch.from_numpy(samples / np.float32(32768)) for samples in spoken]
 
 

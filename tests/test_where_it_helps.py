@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,14 +15,12 @@ from teacher_cache.store.inspection import InspectedPassage, InspectedToken
 
 
 @pytest.fixture(scope="module")
-def where() -> ModuleType:
+def where() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
         import where_it_helps
 
         yield where_it_helps
-        for name in ("where_it_helps", "options"):
-            sys.modules.pop(name, None)
 
 
 def passage(text: str, **pieces: float) -> InspectedPassage:
