@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
 
+import decoder_listening
 import pytest
 import torch
 from tiny_run import CACHE_CONFIG, CTC_ALONE, tiny_config, tiny_job
@@ -16,15 +16,6 @@ from pipeline.errors import PipelineError
 from pipeline.run_record import write_record
 from student.data.training_data import load_training_data
 from student.training.trainer import TrainingJob, train
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
-        import decoder_listening
-
-        yield decoder_listening
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +35,15 @@ def finished(job: TrainingJob) -> TrainingJob:
     return job
 
 
-def rehearsed(benchmark: ModuleType, job: TrainingJob, *options: str) -> None:
+def rehearsed(job: TrainingJob, *options: str) -> None:
     roots = ["--data", str(job.data_root), "--caches", str(job.train_manifest.parent / "caches")]
-    benchmark.main([str(job.run_dir), "--quick", *roots, *options], standalone_mode=False)
+    decoder_listening.main([str(job.run_dir), "--quick", *roots, *options], standalone_mode=False)
 
 
 def test_the_rehearsal_writes_every_figure(
-    benchmark: ModuleType, job: TrainingJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: TrainingJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rehearsed(benchmark, job, "--json", str(tmp_path / "figures.json"))
+    rehearsed(job, "--json", str(tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["steps"] == 3 and figures["decoder"].keys() == {"audio", "zeros"}
     assert all(0 <= figures["decoder"][name]["accuracy_final"] <= 1 for name in ("audio", "zeros"))
@@ -65,22 +56,20 @@ def test_the_rehearsal_writes_every_figure(
 
 
 def test_a_run_of_ctc_alone_is_read_by_another_run_s_decoder_and_refused_without_one(
-    benchmark: ModuleType, job: TrainingJob, tmp_path: Path
+    job: TrainingJob, tmp_path: Path
 ) -> None:
     config = tiny_config(CTC_ALONE, max_steps=1)
     alone = finished(replace(job, config=config, cache_path=None, run_dir=tmp_path / "alone"))
     with pytest.raises(PipelineError, match="--decoder-of"):
-        rehearsed(benchmark, alone)
-    rehearsed(benchmark, alone, "--decoder-of", str(job.run_dir))
+        rehearsed(alone)
+    rehearsed(alone, "--decoder-of", str(job.run_dir))
     with pytest.raises(PipelineError, match="no run is recorded there"):
-        rehearsed(benchmark, replace(job, run_dir=tmp_path))
+        rehearsed(replace(job, run_dir=tmp_path))
 
 
-def test_the_encoder_stands_still_and_zeros_are_all_that_a_deaf_decoder_hears(
-    benchmark: ModuleType, job: TrainingJob
-) -> None:
+def test_the_encoder_stands_still_and_zeros_are_all_that_a_deaf_decoder_hears(job: TrainingJob) -> None:
     data = load_training_data(job, None, lambda line: None)
-    model = benchmark.student_of(job, data, torch.device("cpu")).train()
+    model = decoder_listening.student_of(job, data, torch.device("cpu")).train()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"decoders"}
     pieces = torch.zeros(1, 3, dtype=torch.int64)
     heard = [
@@ -98,12 +87,12 @@ def test_the_encoder_stands_still_and_zeros_are_all_that_a_deaf_decoder_hears(
         assert torch.equal(*states) == is_deaf
 
 
-def test_a_linear_probe_finds_what_is_linear_and_nothing_in_nothing(benchmark: ModuleType) -> None:
+def test_a_linear_probe_finds_what_is_linear_and_nothing_in_nothing() -> None:
     random = torch.Generator().manual_seed(0)
     states, directions = torch.randn(600, 8, generator=random), torch.randn(8, 4, generator=random)
     labels = (states @ directions).argmax(-1)
     split = (states[:500], labels[:500]), (states[500:], labels[500:])
-    assert benchmark.probe_accuracy(*split, 4, 500)["dev"] > 0.85
+    assert decoder_listening.probe_accuracy(*split, 4, 500)["dev"] > 0.85
     nothing = [(torch.zeros(len(y), 1), y) for _, y in split]
     commonest = int(labels[:500].bincount().max()) / 500
-    assert benchmark.probe_accuracy(*nothing, 4, 300)["train"] == pytest.approx(commonest)
+    assert decoder_listening.probe_accuracy(*nothing, 4, 300)["train"] == pytest.approx(commonest)

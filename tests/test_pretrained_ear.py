@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
+import pretrained_ear
 import pytest
 import torch
 
@@ -15,16 +14,7 @@ from student.config import ConformerConfig, FeatureConfig
 from student.frames import frames_after_convolutions
 
 
-@pytest.fixture(scope="module")
-def ear() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
-        import pretrained_ear
-
-        yield pretrained_ear
-
-
-def test_frames_are_whispers_own_over_all_of_its_positions(ear: ModuleType) -> None:
+def test_frames_are_whispers_own_over_all_of_its_positions() -> None:
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
     torch.manual_seed(1)
@@ -34,33 +24,37 @@ def test_frames_are_whispers_own_over_all_of_its_positions(ear: ModuleType) -> N
         eos_token_id=2, decoder_start_token_id=1,
     )  # fmt: skip
     encoder, log_mel = WhisperModel(config).eval().encoder, WhisperFeatureExtractor()
-    samples = (0.1 * np.random.default_rng(1).standard_normal(ear.LONGEST_SAMPLES)).astype(np.float32)
-    frames = ear.encoded(encoder, log_mel, samples)
+    samples = (0.1 * np.random.default_rng(1).standard_normal(pretrained_ear.LONGEST_SAMPLES)).astype(
+        np.float32
+    )
+    frames = pretrained_ear.encoded(encoder, log_mel, samples)
     with torch.inference_mode():
         features = log_mel(samples, sampling_rate=16_000, return_tensors="pt").input_features
         expected = encoder(features).last_hidden_state[0]
     torch.testing.assert_close(frames, expected, atol=0.05, rtol=0.05)  # bfloat16
-    assert len(ear.encoded(encoder, log_mel, samples[:32_001])) == 101  # 20 ms each, the last one begun
+    assert (
+        len(pretrained_ear.encoded(encoder, log_mel, samples[:32_001])) == 101
+    )  # 20 ms each, the last one begun
 
 
 @pytest.fixture
-def heard(ear: ModuleType, tmp_path: Path) -> tuple[torch.nn.Module, list[torch.Tensor]]:
+def heard(tmp_path: Path) -> tuple[torch.nn.Module, list[torch.Tensor]]:
     """Stored features of two utterances, and the utterances."""
     random = np.random.default_rng(2)
     lengths, index, written = (8_000, 4_800), {}, 0
     spoken = [random.integers(-3000, 3000, length).astype(np.int16) for length in lengths]
-    stored = random.standard_normal((sum(lengths) // 320, ear.WIDTH)).astype(np.float16)
+    stored = random.standard_normal((sum(lengths) // 320, pretrained_ear.WIDTH)).astype(np.float16)
     for samples in spoken:
-        index[ear.key_of(samples)] = (written, len(samples) // 320)
+        index[pretrained_ear.key_of(samples)] = (written, len(samples) // 320)
         written += len(samples) // 320
-    (tmp_path / ear.FRAMES).write_bytes(stored.tobytes())
-    (tmp_path / ear.INDEX).write_text(json.dumps(index))
-    features = ear.StoredFeatures(tmp_path, FeatureConfig(mel_bins=ear.WIDTH // 2))
+    (tmp_path / pretrained_ear.FRAMES).write_bytes(stored.tobytes())
+    (tmp_path / pretrained_ear.INDEX).write_text(json.dumps(index))
+    features = pretrained_ear.StoredFeatures(tmp_path, FeatureConfig(mel_bins=pretrained_ear.WIDTH // 2))
     return features, [torch.from_numpy(samples / np.float32(32768)) for samples in spoken]
 
 
 def test_an_utterance_is_found_by_its_samples_whatever_is_beside_it(
-    ear: ModuleType, heard: tuple[torch.nn.Module, list[torch.Tensor]]
+    heard: tuple[torch.nn.Module, list[torch.Tensor]],
 ) -> None:
     features, (long, short) = heard
     batch = torch.nn.utils.rnn.pad_sequence([long, short], batch_first=True)
@@ -80,9 +74,9 @@ def test_normalised_frames_have_mean_zero(heard: tuple[torch.nn.Module, list[tor
     torch.testing.assert_close(frames.mean(0), torch.zeros(frames.shape[1]), atol=1e-4, rtol=0)
 
 
-def test_a_stack_has_the_convolutions_lengths_and_no_frame_of_the_padding(ear: ModuleType) -> None:
+def test_a_stack_has_the_convolutions_lengths_and_no_frame_of_the_padding() -> None:
     config = ConformerConfig(dropout=0.0)
-    stack = ear.Stack(config, 16).eval()
+    stack = pretrained_ear.Stack(config, 16).eval()
     for num_frames in (7, 50, 51, 52, 53):
         features = torch.randn(1, num_frames, 16)
         padded = torch.nn.functional.pad(features, (0, 0, 0, 9), value=5.0)

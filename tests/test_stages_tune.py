@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import decode_speed
 import pytest
 import torch
 from click.testing import CliRunner
@@ -171,11 +172,8 @@ def test_weights_of_another_run_and_another_language_model_are_refused(folder: P
 
 
 def test_the_benchmark_times_every_decoder_that_the_run_has(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
-    import decode_speed
-
     run = str(folder / "run")
     tune_run(Path(run), roots_of(folder), words=folder / "words.arpa", utterances=1, device="cpu")
     options = ["--utterances", "3", "--batch", "2", "--rounds", "2", "--data", str(folder / "data")]

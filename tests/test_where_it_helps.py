@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
-
 import click
 import numpy as np
 import pytest
+import where_it_helps
 
 from teacher_cache.passages import Passage
 from teacher_cache.store.inspection import InspectedPassage, InspectedToken
-
-
-@pytest.fixture(scope="module")
-def where() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
-        import where_it_helps
-
-        yield where_it_helps
 
 
 def passage(text: str, **pieces: float) -> InspectedPassage:
@@ -28,32 +16,32 @@ def passage(text: str, **pieces: float) -> InspectedPassage:
     return InspectedPassage("one", Passage("", text, ""), tokens)
 
 
-def test_a_words_probability_is_its_pieces_product(where: ModuleType) -> None:
+def test_a_words_probability_is_its_pieces_product() -> None:
     words = ["don't", "walking", "on"]
     inspected = passage(
         " ".join(words), **{"don": 0.5, "'": 0.5, "t": 0.8, "walk": 0.1, "##ing": 0.5, "on": 1}
     )
-    assert where.word_probabilities(inspected, words) == pytest.approx([0.2, 0.05, 1.0])
+    assert where_it_helps.word_probabilities(inspected, words) == pytest.approx([0.2, 0.05, 1.0])
 
 
-def test_pieces_of_another_text_are_refused(where: ModuleType) -> None:
+def test_pieces_of_another_text_are_refused() -> None:
     with pytest.raises(click.ClickException, match="spell 'seat' where the transcript has 'sea'"):
-        where.word_probabilities(passage("sea", seat=0.5), ["sea"])
+        where_it_helps.word_probabilities(passage("sea", seat=0.5), ["sea"])
 
 
-def test_neighbours_are_two_on_either_side_and_an_utterances_ends_harm_nobody(where: ModuleType) -> None:
-    assert where.neighbours_heard([True]) == [4]
-    assert where.neighbours_heard([False, True, True, True]) == [4, 3, 3, 4]
-    assert where.neighbours_heard([False] * 5) == [2, 1, 0, 1, 2]
+def test_neighbours_are_two_on_either_side_and_an_utterances_ends_harm_nobody() -> None:
+    assert where_it_helps.neighbours_heard([True]) == [4]
+    assert where_it_helps.neighbours_heard([False, True, True, True]) == [4, 3, 3, 4]
+    assert where_it_helps.neighbours_heard([False] * 5) == [2, 1, 0, 1, 2]
 
 
-def test_rows_part_the_words_and_their_differences_are_the_runs_own(where: ModuleType) -> None:
+def test_rows_part_the_words_and_their_differences_are_the_runs_own() -> None:
     random = np.random.default_rng(1)
     probabilities, neighbours = random.random(400) ** 6, random.integers(0, 5, 400)
     speakers = [f"speaker {at % 7}" for at in range(400)]
     ours, theirs = (random.random((2, 400)) < rate for rate in (0.3, 0.5))
     wrong = np.concatenate([ours, theirs]).astype(float)
-    found = where.rows(probabilities, neighbours, wrong, speakers, (slice(0, 2), slice(2, None)))
+    found = where_it_helps.rows(probabilities, neighbours, wrong, speakers, (slice(0, 2), slice(2, None)))
     by_name = {row["words"]: row for row in found}
     assert by_name["all"]["difference"] == pytest.approx(ours.mean() - theirs.mean())
     for parts in ("teacher 0", "neighbours heard"):
@@ -61,7 +49,7 @@ def test_rows_part_the_words_and_their_differences_are_the_runs_own(where: Modul
         assert sum(row["number"] for row in of_part) == 400
         weighted = sum(row["number"] * row.get("difference", 0.0) for row in of_part)
         assert weighted / 400 == pytest.approx(by_name["all"]["difference"])
-    swapped = where.rows(probabilities, neighbours, wrong, speakers, (slice(2, None), slice(0, 2)))
+    swapped = where_it_helps.rows(probabilities, neighbours, wrong, speakers, (slice(2, None), slice(0, 2)))
     assert swapped[0]["difference"] == pytest.approx(-found[0]["difference"])
     low, high = found[0]["interval"]
     assert low < found[0]["difference"] < high < 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import word_confidence
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_run import ctc_alone
@@ -23,15 +22,6 @@ from student.inference.transcription import transcript_of
 from student.training.trainer import TrainingJob, train
 
 pytestmark = pytest.mark.usefixtures("same_threads_afterwards")
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
-        import word_confidence
-
-        yield word_confidence
 
 
 @pytest.fixture(scope="module")
@@ -50,56 +40,54 @@ def area_by_pairs(confidences: np.ndarray, is_wrong: np.ndarray) -> float:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
-def test_the_area_is_the_share_of_pairs_in_order(
-    benchmark: ModuleType, words: list[tuple[int, bool]]
-) -> None:
+def test_the_area_is_the_share_of_pairs_in_order(words: list[tuple[int, bool]]) -> None:
     confidences, is_wrong = np.array([sure / 5 for sure, _ in words]), np.array([wrong for _, wrong in words])
     if is_wrong.all() or not is_wrong.any():
         return
-    shares = benchmark.shares_in_order(confidences, is_wrong)
+    shares = word_confidence.shares_in_order(confidences, is_wrong)
     expected = area_by_pairs(confidences, is_wrong)
     assert shares[is_wrong].mean() == pytest.approx(expected)
     assert shares[~is_wrong].mean() == pytest.approx(expected)
 
 
-def test_its_draws_are_spread_as_real_resamples_of_whole_speakers(benchmark: ModuleType) -> None:
+def test_its_draws_are_spread_as_real_resamples_of_whole_speakers() -> None:
     random = np.random.default_rng(0)
     owners, blocks = np.repeat(np.arange(60), 8), [str(number // 3) for number in range(60)]
     lift = random.normal(0, 0.6, 20)[owners // 3]  # some speakers are surer, and oftener wrong
     is_wrong = random.random(len(owners)) < 0.2 + 0.1 * (lift > 0)
     confidences = np.stack([random.normal(0, 1, len(owners)) + lift - far * is_wrong for far in (0.5, 1.5)])
-    area, drawn = benchmark.areas(confidences, is_wrong, owners, blocks)
+    area, drawn = word_confidence.areas(confidences, is_wrong, owners, blocks)
     assert area == pytest.approx([area_by_pairs(row, is_wrong) for row in confidences])
     resampled = []
     for _ in range(600):
         taken = np.concatenate(
             [np.flatnonzero(owners // 3 == speaker) for speaker in random.integers(0, 20, 20)]
         )
-        shares = [benchmark.shares_in_order(row[taken], is_wrong[taken]) for row in confidences]
+        shares = [word_confidence.shares_in_order(row[taken], is_wrong[taken]) for row in confidences]
         resampled.append([own[is_wrong[taken]].mean() for own in shares])
     assert drawn.std(0) == pytest.approx(np.std(resampled, axis=0), rel=0.1)
     assert np.diff(drawn).std() == pytest.approx(np.diff(resampled).std(), rel=0.1)
 
 
-def test_a_word_is_wrong_where_another_or_none_was_said(benchmark: ModuleType) -> None:
+def test_a_word_is_wrong_where_another_or_none_was_said() -> None:
     heard = [["the", "see", "now"], [], ["ship"]]
-    found = benchmark.wrong_words(["the sea", "we", "a ship"], heard)
+    found = word_confidence.wrong_words(["the sea", "we", "a ship"], heard)
     assert found.tolist() == [False, True, True, False]
 
 
 def test_a_run_is_measured_by_the_confidences_that_transcribe_gives(
-    benchmark: ModuleType, trained: TrainingJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: TrainingJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "figures.json"
     arguments = [str(trained.run_dir), "--device", "cpu", "--data", str(trained.data_root)]
-    benchmark.main([*arguments, "--json", str(file)], standalone_mode=False)
+    word_confidence.main([*arguments, "--json", str(file)], standalone_mode=False)
     found, shown = json.loads(file.read_text(encoding="utf-8")), capsys.readouterr().out
     recogniser = load_recogniser(trained.run_dir, "cpu")
     assert trained.dev_manifest is not None
     utterances = read_manifest(trained.dev_manifest)
     own = [transcript_of(recogniser, trained.data_root / one.audio).words for one in utterances]
     texts = [[word.text for word in words] for words in own]
-    is_wrong = benchmark.wrong_words([one.text for one in utterances], texts)
+    is_wrong = word_confidence.wrong_words([one.text for one in utterances], texts)
     assert (found["words"], found["wrong_words"]) == (len(is_wrong), is_wrong.sum())
     assert 0 < found["wrong_words"] < found["words"]
     first = found["rows"][0]
@@ -115,8 +103,8 @@ def test_a_run_is_measured_by_the_confidences_that_transcribe_gives(
 
 
 def test_where_no_word_is_right_there_is_nothing_to_tell_apart(
-    benchmark: ModuleType, trained: TrainingJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trained: TrainingJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(benchmark, "wrong_words", lambda *given: np.ones(3, dtype=bool))
+    monkeypatch.setattr(word_confidence, "wrong_words", lambda *given: np.ones(3, dtype=bool))
     with pytest.raises(PipelineError, match="3 of 3 words of dev are wrong"):
-        benchmark.main([str(trained.run_dir), "--data", str(trained.data_root)], standalone_mode=False)
+        word_confidence.main([str(trained.run_dir), "--data", str(trained.data_root)], standalone_mode=False)
