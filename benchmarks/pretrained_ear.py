@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -100,12 +99,10 @@ def install(store: Path) -> None:
     """Students of this process, and of commands that it starts, hear from now on by what the store holds."""
     model_room.LogMel = partial(StoredFeatures, store)  # type: ignore[misc, assignment]
     conformer_room.Subsampling = Stack  # type: ignore[misc, assignment]
-    processes.program_of = partial(program_of, store.absolute())  # before anybody else imports it
-
-
-def program_of(store: Path, arguments: Sequence[str]) -> list[str]:
-    """`bert2ctc ARGUMENTS --json` for students that hear so, as a program and its arguments."""
-    return [sys.executable, __file__, "student", "--store", str(store), "--", *arguments, "--json"]
+    program = [sys.executable, __file__, "student", "--store", str(store.absolute()), "--"]
+    # Before anybody else imports them: commands of a chain, and ranks of one command
+    processes.program_of = lambda arguments: [*program, *arguments, "--json"]
+    processes.launch_ranks = partial(processes.launch_ranks, program=program)
 
 
 @click.group()

@@ -10,6 +10,7 @@ import pretrained_ear
 import pytest
 import torch
 
+from pipeline import processes
 from student.config import ConformerConfig, FeatureConfig
 from student.frames import frames_after_convolutions
 
@@ -32,9 +33,8 @@ def test_frames_are_whispers_own_over_all_of_its_positions() -> None:
         features = log_mel(samples, sampling_rate=16_000, return_tensors="pt").input_features
         expected = encoder(features).last_hidden_state[0]
     torch.testing.assert_close(frames, expected, atol=0.05, rtol=0.05)  # bfloat16
-    assert (
-        len(pretrained_ear.encoded(encoder, log_mel, samples[:32_001])) == 101
-    )  # 20 ms each, the last one begun
+    begun = pretrained_ear.encoded(encoder, log_mel, samples[:32_001])
+    assert len(begun) == 101  # 20 ms each, the last one begun
 
 
 @pytest.fixture
@@ -83,3 +83,30 @@ def test_a_stack_has_the_convolutions_lengths_and_no_frame_of_the_padding() -> N
         num_stacked = frames_after_convolutions(num_frames, config.subsampling)
         assert stack(features).shape == (1, num_stacked, config.model_dim)
         torch.testing.assert_close(stack(padded)[:, :num_stacked], stack(features))
+
+
+def test_commands_of_a_chain_and_ranks_hear_by_the_store_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks: list[list[str]] = []
+    for module, name in (
+        (pretrained_ear.model_room, "LogMel"), (pretrained_ear.conformer_room, "Subsampling"),
+        (processes, "program_of"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
+    monkeypatch.setattr(
+        processes, "launch_ranks", lambda given, num, program: ranks.append([*program, *given])
+    )
+    pretrained_ear.install(tmp_path)
+    processes.launch_ranks(["train", "mine.toml"], 2)
+    (rank,) = ranks
+    assert rank[1:] == [
+        pretrained_ear.__file__,
+        "student",
+        "--store",
+        str(tmp_path),
+        "--",
+        "train",
+        "mine.toml",
+    ]
+    assert processes.program_of(["train", "mine.toml"]) == [*rank, "--json"]
