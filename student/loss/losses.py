@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from student.loss.candidates import candidates_and_rest
+
 
 def ctc_loss(logits: Tensor, frame_lengths: Tensor, units: Tensor, unit_lengths: Tensor) -> Tensor:
     """Connectionist temporal classification (Graves et al. 2006), in nats, summed over utterances.
@@ -46,33 +48,31 @@ def distillation_loss(
     T^2 keeps gradients on the scale of the hard labels' (Hinton et al. 2015, section 2). 0 with a live
     graph where the mask is empty.
     """
-    divergence = distillation_divergence(logits / temperature, top_indices, top_logprobs, tail_logprob)
+    divergence = distillation_divergence(logits, top_indices, top_logprobs, tail_logprob, temperature)
     return temperature**2 * divergence.masked_fill(~mask, 0.0).sum()
 
 
 def distillation_divergence(
-    scaled: Tensor, top_indices: Tensor, top_logprobs: Tensor, tail_logprob: Tensor | None
+    logits: Tensor,
+    top_indices: Tensor,
+    top_logprobs: Tensor,
+    tail_logprob: Tensor | None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """KL(teacher || student) of each position, in nats, float32 (...).
 
-    scaled : (..., V), the student's logits over the temperature     top_indices : int64 (..., k)
+    logits : (..., V), of the student, to be divided by the temperature     top_indices : int64 (..., k)
     top_logprobs : (..., k), the teacher's at this temperature; -inf: no candidate, contributes 0
     tail_logprob : (...), the teacher's mass elsewhere, compared as one bucket with the student's mass
         on all its other outputs; None renormalises the teacher over its candidates instead
     The student is always normalised over all V.
     """
-    scaled = scaled.float()
-    is_candidate = top_logprobs > -torch.inf
-    student_top = scaled.gather(-1, top_indices).masked_fill(~is_candidate, -torch.inf)
+    top, rest = candidates_and_rest(logits, top_indices, top_logprobs > -torch.inf, temperature)
+    student = torch.cat((top, rest.unsqueeze(-1)), dim=-1).log_softmax(-1)
     if tail_logprob is None:
-        teacher = _renormalised(top_logprobs)
-        student = student_top - scaled.logsumexp(-1, keepdim=True)
+        teacher, student = _renormalised(top_logprobs), student[..., :-1]
     else:
-        # adding -inf, not writing it: an index may appear as a candidate and again as filling
-        without = torch.zeros_like(student_top).masked_fill(is_candidate, -torch.inf)
-        student_tail = scaled.scatter_add(-1, top_indices, without).logsumexp(-1, keepdim=True)
         teacher = torch.cat((top_logprobs, tail_logprob.unsqueeze(-1)), dim=-1)
-        student = torch.cat((student_top, student_tail), dim=-1).log_softmax(-1)
     has_mass = teacher > -torch.inf
     difference = teacher.masked_fill(~has_mass, 0.0) - student.masked_fill(~has_mass, 0.0)
     divergence: Tensor = (teacher.exp() * difference).sum(-1)
