@@ -25,6 +25,8 @@ from teacher_cache.common.typed import convert, typed
 from teacher_cache.common.versions import installed_version
 
 RECORD_NAME = "run.json"
+# Tables of a config that an external language model is made from, and a cache
+_LANGUAGE_MODEL, _OF_THE_TEACHER = "language_model", ("teacher", "teacher_training", "cache", "build")
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")
 
 
@@ -91,7 +93,7 @@ def claim_run(folder: Path, tables: Mapping[str, Any], facts: Mapping[str, Any])
         record = {"config": dict(tables), **facts, **provenance(), "state": "started"}
         write_record(folder, record)
         return record
-    found = differences(_of_the_student(record["config"]), _of_the_student(tables))
+    found = differences(*_of_the_student(record["config"], tables))
     if found:
         free = shlex.quote(str(_free_name(folder)))
         raise PipelineError(
@@ -116,9 +118,12 @@ def with_defaults(tables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_the_student(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run; an external language model is chosen afterwards."""
-    return {name: table for name, table in with_defaults(tables).items() if name != "language_model"}
+def _of_the_student(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What decides a run in each: no external language model, and no teacher where CTC is all there is."""
+    whole = [with_defaults(tables) for tables in configs]
+    is_ctc_alone = all(tables.get("objective", {}).get("ctc_weight") == 1 for tables in whole)
+    unread = {_LANGUAGE_MODEL, *(_OF_THE_TEACHER if is_ctc_alone else ())}
+    return [{name: table for name, table in tables.items() if name not in unread} for tables in whole]
 
 
 def _defaults(table_type: Any) -> dict[str, Any]:

@@ -29,6 +29,21 @@ def test_another_config_is_refused_with_its_keys_and_a_free_name(tmp_path: Path)
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
+def asked_twice(folder: Path, ctc_weights: tuple[float, float]) -> None:
+    """A run of the first weight, asked for again with the second and another teacher."""
+    for number, weight in enumerate(ctc_weights):
+        teacher = {"teacher_training": {"max_steps": number}, "cache": {"top_k": 8 + number}}
+        claim_run(folder, {**TABLES, **teacher, "objective": {"ctc_weight": weight}}, {})
+
+
+def test_a_run_of_ctc_alone_goes_on_whatever_became_of_the_teacher(tmp_path: Path) -> None:
+    asked_twice(tmp_path / "run", (1.0, 1.0))
+    with pytest.raises(PipelineError, match=r"max_steps: 0 -> 1"):
+        asked_twice(tmp_path / "other", (0.3, 0.3))
+    with pytest.raises(PipelineError, match=r"ctc_weight: 1\.0 -> 0\.3"):
+        asked_twice(tmp_path / "third", (1.0, 0.3))
+
+
 def test_a_folder_with_foreign_files_is_never_taken(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("do not lose me")
     with pytest.raises(PipelineError, match="holds files but no run.json"):
