@@ -151,6 +151,11 @@ STUDENT = "[students.ctc]"
         (f"config = 'demo'\n{STUDENT}\n'objective.tail' = 'bukket'", r"\[students.ctc\] .*tail"),
         (f"config = 'demo'\n{STUDENT}\nobjective = {{ tail = 'bucket' }}", "section.key=value"),
         (f"config = 'demo'\nseeds = [1]\n{STUDENT}\n'trainer.seed' = 2", r"\[students.ctc\] sets it too"),
+        (
+            f"config='demo'\n[settings]\n'cache.top_k' = 8\n{STUDENT}",
+            r"cache.top_k: 64 -> 8.*\[corpora.NAME\]",
+        ),
+        (f"config='demo'\n[corpora.a]\n{STUDENT}\n'teacher.name'='b'", r"teacher.name.*\[corpora.a\]"),
         ("config='demo'\n[corpora.b]\n[corpora.a-b]\n[students.x]\n[students.x-a]", "share the run 'x-a-b'"),
         ("config = demo", "is not valid TOML"),
         (f"config = 'demo'\nsettings = 3\n{STUDENT}", "settings = 3 must be a table"),

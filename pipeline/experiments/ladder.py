@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CONFIG_FOLDER, ExperimentConfig, load_config
+from pipeline.config import CONFIG_FOLDER, ExperimentConfig, as_tables, load_config
 from pipeline.errors import PipelineError
 from pipeline.experiments.ladder_decoders import (
     DEV,
@@ -28,6 +28,8 @@ from teacher_cache.settings import NAME_RULE, is_name, shown_value
 SEED = "trainer.seed"
 _BEGINS_WITH, _INITIAL_CHECKPOINT = "begins_with", "trainer.initial_checkpoint"
 _OF_A_LADDER = (_BEGINS_WITH, "decoders")  # keys of a student's table that are no settings
+# Tables that speech, teacher and cache are made from, once for all students of a corpus
+_OF_A_CORPUS = ("demo_corpus", "data", "teacher", "teacher_training", "cache", "build")
 _KEYS = ("config", "evaluate", "seeds", "settings", "decoders", "tuning", "corpora", "students")
 
 
@@ -216,8 +218,8 @@ def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ..
     """Every student with every seed on every corpus, its config loaded: faults are told before any work.
 
     In the order corpora, seeds, students: a seed's comparison is whole before the next begins.
-    Raises PipelineError for a student that no config allows, a seed that is set twice, and two trainings
-    that would share a folder.
+    Raises PipelineError for a student that no config allows, or that wants speech or labels of its own, a
+    seed that is set twice, and two trainings that would share a folder.
     """
     if ladder.seeds:
         _refuse_other_seeds(ladder, overrides)
@@ -228,6 +230,7 @@ def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ..
                 own = (*corpus.overrides, *_settings(changes))
                 own = own if seed is None else (*own, f"{SEED}={seed}")
                 config = _load(ladder, f"students.{student}", (*overrides, *own))
+                _refuse_own_labels(ladder, student, corpus, config)
                 base = ladder.begins_with.get(student)
                 made.append(
                     Training(
@@ -248,6 +251,20 @@ def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ..
 
 def _run_name(student: str, seed: int | None, corpus: Corpus) -> str:
     return "-".join(filter(None, (student, "" if seed is None else f"seed-{seed}", corpus.name)))
+
+
+def _refuse_own_labels(ladder: Ladder, student: str, corpus: Corpus, config: ExperimentConfig) -> None:
+    """Before a base's training: the one cache of the corpus would not be what the student asks for."""
+    made, asked = (
+        {name: table for name, table in as_tables(one).items() if name in _OF_A_CORPUS}
+        for one in (corpus.config, config)
+    )
+    if found := phrases(differences(made, asked)):
+        raise PipelineError(
+            f"{ladder.path}: [students.{student}] or [settings] changes what speech and labels are made from "
+            f"({listed(found, 5)}), and those are made once a corpus; set it in the config or in "
+            f"[corpora.{corpus.name or 'NAME'}]"
+        )
 
 
 def _refuse_other_shapes(ladder: Ladder, trainings: Sequence[Training]) -> None:
