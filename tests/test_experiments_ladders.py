@@ -62,7 +62,7 @@ def test_a_ladder_without_seeds_and_corpora_names_runs_as_its_students() -> None
 
 def test_seeds_and_corpora_multiply_students_and_every_run_is_its_own() -> None:
     trainings = trainings_of(load_ladder("demo-seeds"), ())
-    assert len({training.run for training in trainings}) == len(trainings) == 4 * 3 * 2
+    assert len({training.run for training in trainings}) == len(trainings) == 6 * 3 * 2
     assert {training.seed for training in trainings} == {1, 2, 3}
     (other,) = (one for one in trainings if one.run == "interaed_kd-seed-2-other_cues")
     assert other.config.student.trainer.seed == 2 and other.config.demo_corpus is not None
