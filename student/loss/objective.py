@@ -16,7 +16,7 @@ from student.loss.alignment import alignment_losses
 from student.loss.losses import ctc_loss
 from student.loss.sliced_losses import piece_losses, piece_rows
 from student.loss.unit_alignment import scaled_to, unit_frames, windows
-from student.model.outputs import StudentOutput, layer_name
+from student.model.outputs import PieceScores, StudentOutput, layer_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,25 @@ def combine(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
+class _Casts:
+    """Projections of pieces as autocast would have them, each cast once for all layers.
+
+    Autocast itself remembers the casts of parameters alone, and these weights are parts of one.
+    """
+
+    def __init__(self) -> None:
+        self._weights: dict[int, Tensor] = {}
+
+    def __call__(self, scores: PieceScores) -> PieceScores:
+        """The same scores; outside autocast the very same."""
+        kind, key = scores.weight.device.type, id(scores.weight)
+        if not torch.is_autocast_enabled(kind):
+            return scores
+        if key not in self._weights:
+            self._weights[key] = scores.weight.to(torch.get_autocast_dtype(kind))
+        return scores._replace(weight=self._weights[key])
+
+
 def objective_terms(
     output: StudentOutput, batch: TrainingBatch, config: StudentConfig, num_utterances: float
 ) -> dict[str, Tensor]:
@@ -158,14 +177,15 @@ def objective_terms(
     if output.piece_scores and batch.decoder is None:
         raise StudentError("the model heard pieces that the batch does not hold; pass both or neither")
     rows = piece_rows(batch.decoder) if batch.decoder and objective.branch == "attention" else None
+    cast = _Casts()
     for layer, scores in output.piece_scores.items():
         assert batch.decoder is not None
         soft, megabytes = output.teacher_scores[layer], config.decoder.logits_megabytes
         if rows is not None and soft is scores:
-            losses = piece_losses(scores, rows, objective, megabytes)
+            losses = piece_losses(cast(scores), rows, objective, megabytes)
         elif rows is not None:
-            losses = piece_losses(scores, rows, objective, megabytes, ["ce"])
-            losses |= piece_losses(soft, rows, objective, megabytes, ["kd"])
+            losses = piece_losses(cast(scores), rows, objective, megabytes, ["ce"])
+            losses |= piece_losses(cast(soft), rows, objective, megabytes, ["kd"])
         else:
             losses = alignment_losses(scores, output.frame_lengths, batch.decoder, objective)
         terms.update({f"{name}_{layer_name(layer, final)}": loss for name, loss in losses.items()})

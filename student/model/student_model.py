@@ -132,7 +132,7 @@ class Bert2CTC(nn.Module):
                 layer: decoder(piece_inputs, encoded.hidden[layer], encoded.frame_lengths, windows)
                 for layer, decoder in decoders.items()
             }
-        weights = {decoder: _cast_once(decoder.output_weight) for decoder in dict.fromkeys(decoders.values())}
+        weights = {decoder: decoder.output_weight for decoder in dict.fromkeys(decoders.values())}
         return {
             layer: PieceScores(states[layer], weights[decoder], decoder.bias)
             for layer, decoder in decoders.items()
@@ -152,12 +152,6 @@ class Bert2CTC(nn.Module):
         assert self.condition is not None
         conditioning: Tensor = self.condition(self.ctc_logits(hidden).softmax(dim=-1))
         return conditioning
-
-
-def _cast_once(weight: Tensor) -> Tensor:
-    """What autocast would make of it, once for all layers: it remembers the casts of parameters alone."""
-    kind = weight.device.type
-    return weight.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else weight
 
 
 def _decoder(config: StudentConfig, num_pieces: int) -> AttentionDecoder | AlignmentHead:
