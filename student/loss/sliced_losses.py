@@ -76,7 +76,7 @@ def piece_losses(
         return {}
 
     def losses_of(states: Tensor, weight: Tensor, bias: Tensor, part: slice) -> Tensor:
-        logits = PieceScores(states, weight, bias).logits().float()  # bfloat16 sums are not exact enough
+        logits = PieceScores(states, weight, bias).logits()  # in bfloat16, maybe; the losses sum in float32
         losses: dict[str, Callable[[], Tensor]] = {
             "ce": lambda: smoothed_cross_entropy(logits, rows.targets[part], objective.label_smoothing),
             "kd": lambda: _soft_loss(logits, rows, part, objective),
