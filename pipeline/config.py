@@ -120,6 +120,7 @@ TABLES: Mapping[str, Any] = {
     "language_model": LanguageModelConfig,
     **{name: type(getattr(StudentConfig(), name)) for name in _STUDENT_TABLES},
 }
+OF_A_CACHE = ("teacher", "teacher_training", "cache", "build")  # tables that only a cache is made from
 
 
 def load_config(reference: str, overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import TABLES
+from pipeline.config import OF_A_CACHE, TABLES
 from pipeline.errors import PipelineError
 from pipeline.files import FILES
 from student.signals import TrainingInterrupted
@@ -25,8 +25,6 @@ from teacher_cache.common.typed import convert, typed
 from teacher_cache.common.versions import installed_version
 
 RECORD_NAME = "run.json"
-# Tables of a config that an external language model is made from, and a cache
-_LANGUAGE_MODEL, _OF_THE_TEACHER = "language_model", ("teacher", "teacher_training", "cache", "build")
 _DISTRIBUTIONS = ("bert2ctc", "torch", "torchaudio", "transformers", "zarr", "dask", "sentencepiece", "numpy")
 
 
@@ -122,7 +120,7 @@ def _of_the_student(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What decides a run in each: no external language model, and no teacher where CTC is all there is."""
     whole = [with_defaults(tables) for tables in configs]
     is_ctc_alone = all(tables.get("objective", {}).get("ctc_weight") == 1 for tables in whole)
-    unread = {_LANGUAGE_MODEL, *(_OF_THE_TEACHER if is_ctc_alone else ())}
+    unread = {"language_model", *(OF_A_CACHE if is_ctc_alone else ())}
     return [{name: table for name, table in tables.items() if name not in unread} for tables in whole]
 
 

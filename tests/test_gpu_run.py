@@ -30,7 +30,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A work folder of its own for modules that learn of theirs when they are imported."""
     monkeypatch.setenv("WORK", str(tmp_path / "work"))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     names = [path.stem for path in BENCHMARKS.glob("on_a_gpu*.py")]
     yield tmp_path / "work"
     for name in names:

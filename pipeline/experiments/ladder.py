@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CONFIG_FOLDER, ExperimentConfig, as_tables, load_config
+from pipeline.config import CONFIG_FOLDER, OF_A_CACHE, ExperimentConfig, as_tables, load_config
 from pipeline.errors import PipelineError
 from pipeline.experiments.ladder_decoders import (
     DEV,
@@ -29,7 +29,7 @@ SEED = "trainer.seed"
 _BEGINS_WITH, _INITIAL_CHECKPOINT = "begins_with", "trainer.initial_checkpoint"
 _OF_A_LADDER = (_BEGINS_WITH, "decoders")  # keys of a student's table that are no settings
 # Tables that speech, teacher and cache are made from, once for all students of a corpus
-_OF_A_CORPUS = ("demo_corpus", "data", "teacher", "teacher_training", "cache", "build")
+_OF_A_CORPUS = ("demo_corpus", "data", *OF_A_CACHE)
 _KEYS = ("config", "evaluate", "seeds", "settings", "decoders", "tuning", "corpora", "students")
 
 
@@ -230,7 +230,6 @@ def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ..
                 own = (*corpus.overrides, *_settings(changes))
                 own = own if seed is None else (*own, f"{SEED}={seed}")
                 config = _load(ladder, f"students.{student}", (*overrides, *own))
-                _refuse_own_labels(ladder, student, corpus, config)
                 base = ladder.begins_with.get(student)
                 made.append(
                     Training(
@@ -242,6 +241,7 @@ def trainings_of(ladder: Ladder, overrides: Sequence[str]) -> tuple[Training, ..
                         config=config,
                     )
                 )
+    _refuse_own_labels(ladder, made)
     _refuse_other_shapes(ladder, made)
     runs = [training.run for training in made]
     if shared := {run for run in runs if runs.count(run) > 1}:
@@ -253,18 +253,19 @@ def _run_name(student: str, seed: int | None, corpus: Corpus) -> str:
     return "-".join(filter(None, (student, "" if seed is None else f"seed-{seed}", corpus.name)))
 
 
-def _refuse_own_labels(ladder: Ladder, student: str, corpus: Corpus, config: ExperimentConfig) -> None:
+def _refuse_own_labels(ladder: Ladder, trainings: Sequence[Training]) -> None:
     """Before a base's training: the one cache of the corpus would not be what the student asks for."""
-    made, asked = (
-        {name: table for name, table in as_tables(one).items() if name in _OF_A_CORPUS}
-        for one in (corpus.config, config)
-    )
-    if found := phrases(differences(made, asked)):
-        raise PipelineError(
-            f"{ladder.path}: [students.{student}] or [settings] changes what speech and labels are made from "
-            f"({listed(found, 5)}), and those are made once a corpus; set it in the config or in "
-            f"[corpora.{corpus.name or 'NAME'}]"
+    for training in trainings:
+        made, asked = (
+            {name: table for name, table in as_tables(config).items() if name in _OF_A_CORPUS}
+            for config in (training.corpus.config, training.config)
         )
+        if found := phrases(differences(made, asked)):
+            raise PipelineError(
+                f"{ladder.path}: [students.{training.student}] or [settings] changes what speech and labels "
+                f"are made from ({listed(found, 5)}), and those are made once a corpus; set it in the config "
+                f"or in [corpora.{training.corpus.name or 'NAME'}]"
+            )
 
 
 def _refuse_other_shapes(ladder: Ladder, trainings: Sequence[Training]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from student.loss.alignment import alignment_losses
 from student.loss.losses import ctc_loss
 from student.loss.sliced_losses import piece_losses, piece_rows
 from student.loss.unit_alignment import scaled_to, unit_frames, windows
-from student.model.outputs import PieceScores, StudentOutput, layer_name
+from student.model.outputs import StudentOutput, layer_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,25 +142,6 @@ def combine(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
-class _Casts:
-    """Projections of pieces as autocast would have them, each cast once for all layers.
-
-    Autocast itself remembers the casts of parameters alone, and these weights are parts of one.
-    """
-
-    def __init__(self) -> None:
-        self._weights: dict[int, Tensor] = {}
-
-    def __call__(self, scores: PieceScores) -> PieceScores:
-        """The same scores; outside autocast the very same."""
-        kind, key = scores.weight.device.type, id(scores.weight)
-        if not torch.is_autocast_enabled(kind):
-            return scores
-        if key not in self._weights:
-            self._weights[key] = scores.weight.to(torch.get_autocast_dtype(kind))
-        return scores._replace(weight=self._weights[key])
-
-
 def objective_terms(
     output: StudentOutput, batch: TrainingBatch, config: StudentConfig, num_utterances: float
 ) -> dict[str, Tensor]:
@@ -177,16 +159,22 @@ def objective_terms(
     if output.piece_scores and batch.decoder is None:
         raise StudentError("the model heard pieces that the batch does not hold; pass both or neither")
     rows = piece_rows(batch.decoder) if batch.decoder and objective.branch == "attention" else None
-    cast = _Casts()
+    cast = cache(_as_autocast_has_it)  # once for all layers: autocast remembers the casts of parameters alone
     for layer, scores in output.piece_scores.items():
         assert batch.decoder is not None
-        soft, megabytes = output.teacher_scores[layer], config.decoder.logits_megabytes
-        if rows is not None and soft is scores:
-            losses = piece_losses(cast(scores), rows, objective, megabytes)
-        elif rows is not None:
-            losses = piece_losses(cast(scores), rows, objective, megabytes, ["ce"])
-            losses |= piece_losses(cast(soft), rows, objective, megabytes, ["kd"])
+        of_teacher, megabytes = output.teacher_scores[layer], config.decoder.logits_megabytes
+        hard, soft = (one._replace(weight=cast(one.weight)) for one in (scores, of_teacher))
+        if rows is None:
+            losses = alignment_losses(hard, output.frame_lengths, batch.decoder, objective)
+        elif of_teacher is scores:
+            losses = piece_losses(hard, rows, objective, megabytes)
         else:
-            losses = alignment_losses(scores, output.frame_lengths, batch.decoder, objective)
+            losses = piece_losses(hard, rows, objective, megabytes, ["ce"])
+            losses |= piece_losses(soft, rows, objective, megabytes, ["kd"])
         terms.update({f"{name}_{layer_name(layer, final)}": loss for name, loss in losses.items()})
     return {name: term / num_utterances for name, term in terms.items()}
+
+
+def _as_autocast_has_it(weight: Tensor) -> Tensor:
+    kind = weight.device.type
+    return weight.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else weight

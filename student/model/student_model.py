@@ -132,7 +132,7 @@ class Bert2CTC(nn.Module):
                 layer: decoder(piece_inputs, encoded.hidden[layer], encoded.frame_lengths, windows)
                 for layer, decoder in decoders.items()
             }
-        weights = {decoder: decoder.output_weight for decoder in dict.fromkeys(decoders.values())}
+        weights = {decoder: decoder.output_weight for decoder in set(decoders.values())}
         return {
             layer: PieceScores(states[layer], weights[decoder], decoder.bias)
             for layer, decoder in decoders.items()
