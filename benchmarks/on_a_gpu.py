@@ -13,6 +13,8 @@ from on_a_gpu_parts import LOGS, OUT, end_with_all, summarise
 from on_a_gpu_students import compiling, device, listen, prepare, smoke, students, teacher
 from on_a_gpu_unpacking import receive
 
+FIRST_PART_OF = {"teacher": "teacher", "compile": "compiled_steps", "tests": "gpu_tests"}
+
 
 def main() -> None:
     """One command of on_a_gpu.sh."""
@@ -46,6 +48,7 @@ def main() -> None:
         receive(options.folder)
     elif options.command in background and not options.wait:
         arguments = [sys.executable, __file__, *sys.argv[1:], "--wait"]
+        (LOGS / f"{FIRST_PART_OF[options.command]}.log").touch()  # begun, for whoever waits for it at once
         with (LOGS / "background.log").open("ab") as log:
             subprocess.Popen(
                 arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True

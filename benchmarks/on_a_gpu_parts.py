@@ -105,15 +105,19 @@ def cli(*arguments: str) -> list[str]:
 
 def json_of(name: str) -> dict[str, object]:
     """The JSON object that a part printed last, {} where it printed none."""
-    path = LOGS / f"{name}.log"
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in reversed(text.splitlines()):
+    for line in reversed(_log_of(name).splitlines()):
         if line.startswith("{"):
             try:
                 return dict(json.loads(line))
             except ValueError:
                 continue
     return {}
+
+
+def _log_of(name: str) -> str:
+    """What a part wrote, "" where its log is gone."""
+    path = LOGS / f"{name}.log"
+    return path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n") if path.is_file() else ""
 
 
 def say(line: str) -> None:
@@ -139,8 +143,7 @@ def summarise() -> None:
         number = FAILED_LINES if part.code else SHOWN_LINES.get(part.name, 0)
         if not number:
             continue
-        text = (LOGS / f"{part.name}.log").read_text(encoding="utf-8", errors="replace")
-        lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
+        lines = [line for line in _log_of(part.name).splitlines() if line.strip()]
         print(f"-- {part.name}, code {part.code}:")
         for line in lines[-number:]:
             print(f"   {line[:SHOWN_CHARACTERS]}")

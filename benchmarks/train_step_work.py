@@ -43,6 +43,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "inter_alignment_kd": {"branch": "alignment", "distillation_weight": 0.5},
     "windowed_hard": {"distillation_weight": 0.0},
     "windowed_kd": {},
+    "windowed_kd_alone": {"distillation_weight": 1.0},
 }
 RIVALS = {"torchaudio": 0.1, "torchaudio_no_attention_dropout": 0.0}
 

@@ -194,7 +194,7 @@ class TrainerConfig:
         low=0, below=1,
     )  # fmt: skip
     precision: str = setting(
-        "auto", "bfloat16 where the machine computes in it, else float32; float16 scales the loss, on CUDA",
+        "auto", "bfloat16 where the machine is faster in it, else float32; float16 scales the loss, on CUDA",
         choices=PRECISIONS,
     )  # fmt: skip
     compile: bool = setting(False, "blocks by torch.compile, on CUDA: minutes once, then faster steps")

@@ -71,6 +71,21 @@ def test_a_part_that_fails_or_never_ends_stops_no_other(work: Path) -> None:
     (work.parent / "out").mkdir()
     parts.summarise()
     assert "endless" in (work.parent / "out" / "logs.txt").read_text()
+    (work / "logs" / "bad.log").unlink()
+    parts.summarise()
+    assert parts.json_of("bad") == {} and "endless" in (work.parent / "out" / "logs.txt").read_text()
+
+
+def test_what_begins_in_the_background_counts_as_begun_at_once(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`students` right after `teacher` waits for it, though its process may not have written a word."""
+    program, students = module("on_a_gpu"), module("on_a_gpu_students")
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: None)
+    assert not students._was_begun("teacher")
+    monkeypatch.setattr(sys, "argv", ["on_a_gpu.py", "teacher"])
+    program.main()
+    assert students._was_begun("teacher") and not students._was_begun("compiled_steps")
 
 
 def test_speech_that_is_received_is_heard_as_it_was_sent(work: Path, tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from student.errors import StudentError
+from student.training.distributed import ALONE, Ranks
 
 _NVIDIA_TRACES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
 _CPU_BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # x86-64, then aarch64
+_LEAST_BFLOAT16_GAIN = 1.2  # seen: 0.5 with avx512_bf16 alone on a Xeon whose AMX is hidden, 3 with AMX
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,11 @@ def nvidia_gpu_present() -> bool:
     return any(trace.exists() for trace in _NVIDIA_TRACES)
 
 
-def choose_precision(name: str, device: torch.device) -> Precision:
-    """The number format of a config value: "auto" takes bfloat16 where the machine computes in it.
+def choose_precision(name: str, device: torch.device, ranks: Ranks = ALONE) -> Precision:
+    """The number format of a config value: "auto" takes bfloat16 where the machine is faster in it.
 
+    A CPU that has units for it may still be slower: there "auto" multiplies in both, some 50 ms long.
+    ranks : all of them call this; where one measures that float32 is faster, all compute in it
     Raises StudentError where bfloat16 or float16 is asked for and would be emulated.
     """
     if name == "float32":
@@ -66,13 +71,17 @@ def choose_precision(name: str, device: torch.device) -> Precision:
             )
         return Precision(torch.float16, "float16 with a scaled loss, as asked")
     units = bfloat16_units(device)
-    if units:
-        return Precision(torch.bfloat16, f"bfloat16 ({units})")
-    if name == "bfloat16":
+    if name == "bfloat16" and not units:
         raise StudentError(
             f"precision bfloat16: this {device.type} would emulate it; set trainer.precision=float32"
         )
-    return Precision(torch.float32, f"float32 (this {device.type} has no bfloat16 units)")
+    if not units:
+        return Precision(torch.float32, f"float32 (this {device.type} has no bfloat16 units)")
+    if name == "auto" and device.type == "cpu":
+        gain = bfloat16_gain()
+        if ranks.largest(int(gain < _LEAST_BFLOAT16_GAIN)):
+            return Precision(torch.float32, f"float32 (bfloat16 by {units} has {gain:.1f} of its speed here)")
+    return Precision(torch.bfloat16, f"bfloat16 ({units})")
 
 
 def bfloat16_units(device: torch.device) -> str:
@@ -83,6 +92,21 @@ def bfloat16_units(device: torch.device) -> str:
         capabilities = torch.cpu.get_capabilities()
         return ", ".join(unit for unit in _CPU_BFLOAT16_UNITS if capabilities.get(unit))
     return ""
+
+
+def bfloat16_gain(width: int = 256, rounds: int = 30) -> float:
+    """How many products of square matrices this CPU makes in bfloat16 while it makes one in float32.
+
+    Both in turn, the best round of each: other work on the machine makes a round slow, never fast.
+    """
+    seconds = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+    matrices = {dtype: torch.ones(width, width, dtype=dtype) for dtype in seconds}
+    for _ in range(rounds + 1):  # what the first round sets up makes it slower than any other
+        for dtype, matrix in matrices.items():
+            begin = time.perf_counter()
+            torch.mm(matrix, matrix)
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - begin)
+    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def describe_device(device: torch.device) -> str:

@@ -65,7 +65,7 @@ class Run:
         if trainer.threads:
             torch.set_num_threads(trainer.threads)
         self.device = choose_device(trainer.device) if ranks.world == 1 else ranks.device
-        self.precision = choose_precision(trainer.precision, self.device)
+        self.precision = choose_precision(trainer.precision, self.device, ranks)
         self.sampler = BatchSampler(
             seconds_of=data.train.speech.seconds,
             batch_seconds=trainer.batch_seconds,
