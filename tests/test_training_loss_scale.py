@@ -34,7 +34,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingJob]:
 @pytest.fixture
 def half(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Runs compute in float16 on this CPU, which no user is offered."""
-    monkeypatch.setattr(training_run, "choose_precision", lambda name, device: HALF)
+    monkeypatch.setattr(training_run, "choose_precision", lambda name, device, ranks: HALF)
     return monkeypatch
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
@@ -75,13 +76,18 @@ def choose_precision(name: str, device: torch.device, ranks: Ranks = ALONE) -> P
         raise StudentError(
             f"precision bfloat16: this {device.type} would emulate it; set trainer.precision=float32"
         )
-    if not units:
-        return Precision(torch.float32, f"float32 (this {device.type} has no bfloat16 units)")
-    if name == "auto" and device.type == "cpu":
-        gain = bfloat16_gain()
-        if ranks.largest(int(gain < _LEAST_BFLOAT16_GAIN)):
-            return Precision(torch.float32, f"float32 (bfloat16 by {units} has {gain:.1f} of its speed here)")
+    objection = _objection_to_bfloat16(device, units) if name == "auto" else ""
+    if name == "auto" and ranks.largest(int(bool(objection))):
+        return Precision(torch.float32, f"float32 ({objection or 'another rank is faster in it'})")
     return Precision(torch.bfloat16, f"bfloat16 ({units})")
+
+
+def _objection_to_bfloat16(device: torch.device, units: str) -> str:
+    """Why "auto" does not take it on this device, "" where it does."""
+    if not units:
+        return f"this {device.type} has no bfloat16 units"
+    gain = bfloat16_gain() if device.type == "cpu" else inf
+    return "" if gain >= _LEAST_BFLOAT16_GAIN else f"bfloat16 by {units} has {gain:.1f} of its speed here"
 
 
 def bfloat16_units(device: torch.device) -> str:
@@ -99,7 +105,7 @@ def bfloat16_gain(width: int = 256, rounds: int = 30) -> float:
 
     Both in turn, the best round of each: other work on the machine makes a round slow, never fast.
     """
-    seconds = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+    seconds = dict.fromkeys((torch.float32, torch.bfloat16), inf)
     matrices = {dtype: torch.ones(width, width, dtype=dtype) for dtype in seconds}
     for _ in range(rounds + 1):  # what the first round sets up makes it slower than any other
         for dtype, matrix in matrices.items():
