@@ -22,7 +22,5 @@ def test_mp3_is_as_long_as_what_was_coded_nearly_it_and_smaller_the_more_it_is_c
         through_mp3(LOW + noise, RATE_HZ, compression) for compression in (0.0, 0.9)
     )
     assert len(fine) == len(coarse) == RATE_HZ and coarse_bytes < fine_bytes < 2 * RATE_HZ
-    lost = [
-        np.square(decoded - LOW - noise).mean() / np.square(noise).mean() for decoded in (fine, coarse)
-    ]
+    lost = [np.square(decoded - LOW - noise).mean() / np.square(noise).mean() for decoded in (fine, coarse)]
     assert lost[0] < 0.1 and lost[0] < lost[1] < 0.5
