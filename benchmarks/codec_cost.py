@@ -10,6 +10,7 @@ the low-passed signal: what lies above the pass is gone before, so that its own 
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def main(run: Path, manifest: Path, highest_hz: float, compression: float, json_
     seconds = sum(utterance.seconds for utterance in utterances)
     references = [utterance.text for utterance in utterances]
     figures: dict[str, Any] = {
-        "forms": {form: _rates(references, heard) for form, heard in texts.items()},
+        "forms": {form: asdict(count_errors(references, heard)) for form, heard in texts.items()},
         "utterances": len(utterances),
         "hours": seconds / 3600,
         "highest_hz": highest_hz,
@@ -93,11 +94,6 @@ def main(run: Path, manifest: Path, highest_hz: float, compression: float, json_
         f"MP3 of {figures['kilobits_per_second']:.1f} kbit/s"
     )
     write_figures(json_file, figures)
-
-
-def _rates(references: list[str], hypotheses: list[str]) -> dict[str, float]:
-    counts = count_errors(references, hypotheses)
-    return {"wer": counts.wer, "cer": counts.cer}
 
 
 if __name__ == "__main__":

@@ -76,9 +76,10 @@ def choose_precision(name: str, device: torch.device, ranks: Ranks = ALONE) -> P
         raise StudentError(
             f"precision bfloat16: this {device.type} would emulate it; set trainer.precision=float32"
         )
-    objection = _objection_to_bfloat16(device, units) if name == "auto" else ""
-    if name == "auto" and ranks.largest(int(bool(objection))):
-        return Precision(torch.float32, f"float32 ({objection or 'another rank is faster in it'})")
+    if name == "auto":
+        objection = _objection_to_bfloat16(device, units)
+        if ranks.largest(int(bool(objection))):
+            return Precision(torch.float32, f"float32 ({objection or 'another rank is faster in it'})")
     return Precision(torch.bfloat16, f"bfloat16 ({units})")
 
 
